@@ -1,0 +1,1 @@
+"""Functions on tensors and numbers only. Nothing here imports the rest of octavo."""

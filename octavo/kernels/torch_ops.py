@@ -1,0 +1,80 @@
+"""The kernels of the layers in plain torch, for every device: the reference that faster twins are compared with.
+
+Shapes: T tokens, N heads, D numbers per head, C channels. Results have the dtype of `x`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x [T, in] @ weight [out, in]^T + bias [out] -> [T, out]."""
+    return F.linear(x, weight, bias)
+
+
+def embedding(ids: Tensor, weight: Tensor) -> Tensor:
+    """Rows of weight [V, C] for ids [T] -> [T, C]."""
+    return F.embedding(ids, weight)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / rms(x) * weight over the last dimension (Zhang and Sennrich 2019, arXiv 1910.07467)."""
+    return F.rms_norm(x, weight.shape, weight, eps)
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """residual += x in place, then rms_norm(residual). Both [T, C]."""
+    residual.add_(x)
+    return F.rms_norm(residual, weight.shape, weight, eps)
+
+
+def gemma_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """rms_norm with the factor (1 + weight), in float32 up to the last rounding as Gemma was trained."""
+    return F.rms_norm(x.float(), weight.shape, weight.float() + 1.0, eps).to(x.dtype)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Layer normalization over the last dimension (Ba et al. 2016, arXiv 1607.06450)."""
+    return F.layer_norm(x, weight.shape, weight, bias, eps)
+
+
+def rotary_embedding(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotates the pairs (x[i], x[i + D/2]) of x [T, N, D] by the angles of cos, sin [T, 1, D/2] (arXiv 2104.09864)."""
+    half = cos.shape[-1]
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    first, second = x[..., :half], x[..., half:]
+    out_first, out_second = out[..., :half], out[..., half:]
+    torch.mul(first, cos, out=out_first)
+    out_first.addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=out_second)
+    out_second.addcmul_(first, sin)
+    return out
+
+
+def silu_and_mul(x: Tensor) -> Tensor:
+    """silu(first half) * second half of the last dimension: [T, 2C] -> [T, C]."""
+    gate, up = x.chunk(2, dim=-1)
+    return F.silu(gate).mul_(up)
+
+
+def gelu_and_mul(x: Tensor) -> Tensor:
+    """gelu(first half) * second half of the last dimension: [T, 2C] -> [T, C]."""
+    gate, up = x.chunk(2, dim=-1)
+    return F.gelu(gate).mul_(up)
+
+
+def gelu_tanh_and_mul(x: Tensor) -> Tensor:
+    """gelu_and_mul with the tanh approximation of gelu."""
+    gate, up = x.chunk(2, dim=-1)
+    return F.gelu(gate, approximate="tanh").mul_(up)
+
+
+def relu(x: Tensor) -> Tensor:
+    return F.relu(x)
+
+
+def gelu(x: Tensor) -> Tensor:
+    return F.gelu(x)

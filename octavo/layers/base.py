@@ -1,0 +1,85 @@
+"""Layer: a module with weights that a checkpoint fills, and kernels that the platform chooses.
+
+A layer says which weights it has; it allocates them when told the dtype and the device, so that a model is built
+without memory first. `attach` is the joint between a model and its platform. Neither file nor platform is known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from octavo.attention.base import AttentionBackend
+from octavo.config import KVGroupSpec
+from octavo.kernels import torch_ops
+from octavo.layers.attention import Attention
+from octavo.quantization.base import Weight, dense, parameter
+
+
+class Kernels(Protocol):
+    """The functions that layers call; `octavo.kernels.torch_ops` describes them."""
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor: ...
+    def embedding(self, ids: Tensor, weight: Tensor) -> Tensor: ...
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor: ...
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor: ...
+    def gemma_rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor: ...
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor: ...
+    def rotary_embedding(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor: ...
+    def silu_and_mul(self, x: Tensor) -> Tensor: ...
+    def gelu_and_mul(self, x: Tensor) -> Tensor: ...
+    def gelu_tanh_and_mul(self, x: Tensor) -> Tensor: ...
+    def relu(self, x: Tensor) -> Tensor: ...
+    def gelu(self, x: Tensor) -> Tensor: ...
+
+
+class Slot(NamedTuple):
+    """A place that one tensor of the checkpoint fills."""
+
+    parameter: str
+    shard: int
+
+
+class Layer(nn.Module):
+    """A leaf of the model."""
+
+    kernels: Kernels = torch_ops
+
+    def __init__(self, **weight_shapes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.weight_shapes = weight_shapes
+
+    def create_weights(self, dtype: torch.dtype, device: torch.device) -> None:
+        """Allocates the parameters."""
+        for name, shape in self.weight_shapes.items():
+            setattr(self, name, parameter(shape, dtype, device))
+
+    def slots(self) -> dict[Slot, tuple[int, ...]]:
+        """What the checkpoint must bring: each place with the shape of its tensor."""
+        return {Slot(name, 0): shape for name, shape in self.weight_shapes.items()}
+
+    def load_weight(self, slot: Slot, tensor: Weight) -> None:
+        """Copies a tensor of the right shape to its place."""
+        target = self.get_parameter(slot.parameter)
+        target.copy_(dense(tensor, target.dtype))
+
+    def finish_loading(self) -> None:
+        """Called once when all weights are there."""
+
+    def dummy_value(self, name: str) -> float | None:
+        """The constant that stands for parameter `name` in a model without a checkpoint; None: small random numbers."""
+        return None
+
+
+def attach(model: nn.Module, *, kernels: Kernels, backend: AttentionBackend, groups: Sequence[KVGroupSpec]) -> None:
+    """Every layer of `model` calls `kernels`; every attention layer `backend`, with the metadata of its group."""
+    group_of = {layer_id: index for index, group in enumerate(groups) for layer_id in group.layer_ids}
+    for module in model.modules():
+        if isinstance(module, Layer):
+            module.kernels = kernels
+        elif isinstance(module, Attention):
+            module.backend = backend
+            module.group_id = group_of[module.layer_id]

@@ -1,0 +1,53 @@
+"""Linear layers, some of several matrices of the checkpoint stacked (q, k, v; gate, up) so that one product does.
+
+How the weight is kept and multiplied is the LinearMethod's; it is set from outside before the weights are created.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from octavo.layers.base import Layer, Slot
+from octavo.quantization.base import LinearKernel, LinearMethod, Weight
+
+
+class Linear(Layer):
+    """x [T, in_features] -> [T, out_features]; `out_features` is the rows of one matrix, or of each that is stacked."""
+
+    method: LinearMethod
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(self, in_features: int, out_features: int | Sequence[int], *, bias: bool = False) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.shard_sizes = (out_features,) if isinstance(out_features, int) else tuple(out_features)
+        self.has_bias = bias
+
+    @property
+    def linear_kernel(self) -> LinearKernel:
+        return self.kernels
+
+    def create_weights(self, dtype: torch.dtype, device: torch.device) -> None:
+        self.method.create_weights(self, dtype, device)
+
+    def slots(self) -> dict[Slot, tuple[int, ...]]:
+        found: dict[Slot, tuple[int, ...]] = {}
+        for shard, rows in enumerate(self.shard_sizes):
+            found[Slot("weight", shard)] = (rows, self.in_features)
+            if self.has_bias:
+                found[Slot("bias", shard)] = (rows,)
+        return found
+
+    def load_weight(self, slot: Slot, tensor: Weight) -> None:
+        load = self.method.load_bias if slot.parameter == "bias" else self.method.load_shard
+        load(self, slot.shard, tensor)
+
+    def finish_loading(self) -> None:
+        self.method.finish_loading(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.method.apply(self, x)

@@ -1,0 +1,65 @@
+"""Normalization layers. With a residual they first add: forward(x, residual) -> (norm(x + residual), x + residual)."""
+
+from __future__ import annotations
+
+from typing import overload
+
+from torch import Tensor, nn
+
+from octavo.layers.base import Layer
+
+
+class RMSNorm(Layer):
+    """x / rms(x) * weight over the last dimension, of `size` numbers."""
+
+    weight: nn.Parameter
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__(weight=(size,))
+        self.eps = eps
+
+    @overload
+    def forward(self, x: Tensor) -> Tensor: ...
+    @overload
+    def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]: ...
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """x [..., size]; `residual` [T, size] is overwritten with the sum."""
+        if residual is None:
+            return self.kernels.rms_norm(x, self.weight, self.eps)
+        return self.kernels.add_rms_norm(x, residual, self.weight, self.eps), residual
+
+    def dummy_value(self, name: str) -> float | None:
+        return 1.0
+
+
+class GemmaRMSNorm(Layer):
+    """RMSNorm whose stored weight is the distance from 1."""
+
+    weight: nn.Parameter
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__(weight=(size,))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.kernels.gemma_rms_norm(x, self.weight, self.eps)
+
+    def dummy_value(self, name: str) -> float | None:
+        return 0.0
+
+
+class LayerNorm(Layer):
+    """(x - mean) / std * weight + bias over the last dimension, of `size` numbers."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+
+    def __init__(self, size: int, eps: float = 1e-5) -> None:
+        super().__init__(weight=(size,), bias=(size,))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.kernels.layer_norm(x, self.weight, self.bias, self.eps)
+
+    def dummy_value(self, name: str) -> float | None:
+        return 1.0 if name == "weight" else 0.0

@@ -1,0 +1,130 @@
+"""Blocks that several decoder architectures share: attention with rotary embeddings, the gated MLP, the stack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from octavo.layers.activation import GatedActivation
+from octavo.layers.attention import Attention
+from octavo.layers.context import ForwardContext
+from octavo.layers.embedding import Embedding
+from octavo.layers.linear import Linear
+from octavo.layers.norm import GemmaRMSNorm, RMSNorm
+from octavo.layers.rotary import Rotation
+from octavo.models.base import WeightMap
+
+# Names of Llama-like checkpoints: separate projections that the model multiplies as one.
+LLAMA_WEIGHT_MAP = WeightMap(
+    stacked={
+        "q_proj": ("qkv_proj", 0),
+        "k_proj": ("qkv_proj", 1),
+        "v_proj": ("qkv_proj", 2),
+        "gate_proj": ("gate_up_proj", 0),
+        "up_proj": ("gate_up_proj", 1),
+    },
+    skip=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),  # derived from the config
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionShape:
+    """The numbers of an attention block that all layers of a model share."""
+
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scale: float  # of the scores before the softmax
+    qkv_bias: bool = False
+    output_bias: bool = False
+    logits_soft_cap: float | None = None
+
+
+class RotaryAttention(nn.Module):
+    """x -> q, k, v; norm of each head of q and k where the architecture has one; rotation; attention; output."""
+
+    def __init__(
+        self,
+        shape: AttentionShape,
+        layer_id: int,
+        sliding_window: int | None,
+        head_norms: tuple[RMSNorm, RMSNorm] | tuple[GemmaRMSNorm, GemmaRMSNorm] | None = None,
+    ) -> None:
+        super().__init__()
+        self.q_size, self.kv_size = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+        self.head_dim = shape.head_dim
+        self.qkv_proj = Linear(shape.hidden_size, (self.q_size, self.kv_size, self.kv_size), bias=shape.qkv_bias)
+        self.o_proj = Linear(self.q_size, shape.hidden_size, bias=shape.output_bias)
+        self.q_norm: RMSNorm | GemmaRMSNorm | None
+        self.k_norm: RMSNorm | GemmaRMSNorm | None
+        self.q_norm, self.k_norm = head_norms or (None, None)
+        self.attn = Attention(
+            shape.num_heads,
+            shape.num_kv_heads,
+            shape.head_dim,
+            shape.scale,
+            layer_id,
+            sliding_window=sliding_window,
+            logits_soft_cap=shape.logits_soft_cap,
+        )
+
+    def forward(self, x: Tensor, rotate: Rotation, ctx: ForwardContext) -> Tensor:
+        qkv: Tensor = self.qkv_proj(x)
+        qk, v = qkv.split_with_sizes((self.q_size + self.kv_size, self.kv_size), dim=-1)
+        if self.q_norm is not None and self.k_norm is not None:
+            heads = qk.view(qk.shape[0], -1, self.head_dim)
+            q, k = heads.split_with_sizes((self.attn.num_heads, self.attn.num_kv_heads), dim=1)
+            qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=1).view(qk.shape)
+        q, k = rotate(qk).split_with_sizes((self.q_size, self.kv_size), dim=-1)
+        out: Tensor = self.o_proj(self.attn(q, k, v, ctx))
+        return out
+
+
+class GatedMLP(nn.Module):
+    """down(act(gate(x)) * up(x)) (Shazeer 2020, arXiv 2002.05202)."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int, activation: str, *, bias: bool = False) -> None:
+        super().__init__()
+        self.gate_up_proj = Linear(hidden_size, (intermediate_size, intermediate_size), bias=bias)
+        self.act = GatedActivation(activation)
+        self.down_proj = Linear(intermediate_size, hidden_size, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(self.act(self.gate_up_proj(x)))
+        return out
+
+
+class PreNormLayer(nn.Module):
+    """x += attention(norm(x)); x += mlp(norm(x)). The sum `residual` is carried beside the newest summand."""
+
+    def __init__(self, hidden_size: int, eps: float, self_attn: RotaryAttention, mlp: GatedMLP) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(hidden_size, eps)
+        self.self_attn = self_attn
+        self.post_attention_layernorm = RMSNorm(hidden_size, eps)
+        self.mlp = mlp
+
+    def forward(
+        self, x: Tensor, residual: Tensor | None, rotate: Rotation, ctx: ForwardContext
+    ) -> tuple[Tensor, Tensor]:
+        """`residual` is None before the first layer, else overwritten."""
+        if residual is None:
+            x, residual = self.input_layernorm(x), x
+        else:
+            x, residual = self.input_layernorm(x, residual)
+        x = self.self_attn(x, rotate, ctx)
+        x, residual = self.post_attention_layernorm(x, residual)
+        return self.mlp(x), residual
+
+
+class DecoderStack(nn.Module):
+    """The part of a checkpoint whose names begin with `model.`: embedding, layers, last norm."""
+
+    def __init__(self, embed_tokens: Embedding, layers: list[nn.Module], norm: RMSNorm | GemmaRMSNorm) -> None:
+        super().__init__()
+        self.embed_tokens = embed_tokens
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm

@@ -1,0 +1,59 @@
+"""Platform: what the rest of octavo may ask of a device."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from types import ModuleType
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from octavo.config import DeviceTraits
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of the memory that the engine lives in."""
+
+    total: int  # what this process may use at most
+    available: int  # what is left of it now
+
+
+class Platform(ABC):
+    name: ClassVar[str]
+    attention_backends: ClassVar[tuple[str, ...]]  # in the order of preference
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device: ...
+
+    @property
+    @abstractmethod
+    def kernels(self) -> ModuleType:
+        """The module of kernels that the layers call on this device."""
+
+    @abstractmethod
+    def traits(self) -> DeviceTraits: ...
+
+    @abstractmethod
+    def memory(self) -> Memory: ...
+
+    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """A zeroed tensor for the KV cache."""
+        return torch.zeros(shape, dtype=dtype, device=self.device)
+
+    @abstractmethod
+    def describe(self) -> str:
+        """One line for the log and for bug reports."""
+
+    def facts(self) -> dict[str, str]:
+        """What a bug report should tell about the device, by name."""
+        memory = self.memory()
+        return {
+            "platform": self.describe(),
+            "memory": f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} GiB available",
+            "attention backends": ", ".join(self.attention_backends),
+            "other accelerator": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none",
+        }

@@ -1,0 +1,1 @@
+"""How linear layers hold and apply weights, one file per format of the checkpoint."""

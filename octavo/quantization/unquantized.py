@@ -1,0 +1,34 @@
+"""Linear layers with plain weights in the dtype of the run."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from octavo.quantization.base import LinearLayer, LinearMethod, Weight, dense, parameter
+
+
+class UnquantizedLinearMethod(LinearMethod):
+    def create_weights(self, linear: LinearLayer, dtype: torch.dtype, device: torch.device) -> None:
+        rows = sum(linear.shard_sizes)
+        linear.weight = parameter((rows, linear.in_features), dtype, device)
+        linear.bias = parameter((rows,), dtype, device) if linear.has_bias else None
+
+    def load_shard(self, linear: LinearLayer, shard: int, tensor: Weight) -> None:
+        linear.weight[rows_of(linear, shard)].copy_(dense(tensor, linear.weight.dtype))
+
+    def load_bias(self, linear: LinearLayer, shard: int, tensor: Weight) -> None:
+        assert linear.bias is not None
+        linear.bias[rows_of(linear, shard)].copy_(dense(tensor, linear.bias.dtype))
+
+    def finish_loading(self, linear: LinearLayer) -> None:
+        """Plain weights are multiplied as they lie."""
+
+    def apply(self, linear: LinearLayer, x: Tensor) -> Tensor:
+        return linear.linear_kernel.linear(x, linear.weight, linear.bias)
+
+
+def rows_of(linear: LinearLayer, shard: int) -> slice:
+    """The rows of the stacked weight that belong to shard number `shard`."""
+    start = sum(linear.shard_sizes[:shard])
+    return slice(start, start + linear.shard_sizes[shard])

@@ -1,0 +1,66 @@
+"""The choice of an attention backend, and what is said of those that decline."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from octavo.attention.base import AttentionSpec
+from octavo.attention.select import BACKENDS, UNAVAILABLE, select_backend
+from octavo.errors import ConfigError, UnsupportedModelError
+
+CPU, ORDER = torch.device("cpu"), ("CPU_ATTN", "TORCH_SDPA")
+SPEC = AttentionSpec(
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    dtype=torch.float32,
+    sliding_window=None,
+    logits_soft_cap=None,
+    block_size=16,
+)
+
+
+def test_first_of_the_order() -> None:
+    assert select_backend(None, ORDER, [SPEC], CPU).name == "CPU_ATTN"
+    assert select_backend(None, ORDER[::-1], [SPEC], CPU).name == "TORCH_SDPA"
+
+
+def test_next_when_the_first_declines(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("octavo.attention.select.logger.propagate", True)
+    monkeypatch.setattr("octavo.attention.select.logger.parent.propagate", True)
+    with caplog.at_level("INFO", logger="octavo"):
+        taken = select_backend(None, ("FLASHINFER", *ORDER), [SPEC], torch.device("meta"))
+    assert taken.name == "TORCH_SDPA"
+    assert "FLASHINFER declined: it belongs to cuda, and this is meta" in caplog.text
+    assert "CPU_ATTN declined: serves the cpu only, not meta" in caplog.text
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_named(name: str) -> None:
+    assert select_backend(name, ORDER, [SPEC], CPU).name == name
+    assert select_backend(name.lower(), ORDER, [SPEC], CPU).name == name
+
+
+@pytest.mark.parametrize("name", UNAVAILABLE)
+def test_named_but_of_another_platform(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{name}' can't serve this model: it belongs to .*this is cpu; leave"):
+        select_backend(name, ORDER, [SPEC], CPU)
+
+
+def test_named_but_not_built() -> None:
+    with pytest.raises(ConfigError, match="not built into this version"):
+        select_backend("FLASH_ATTN", ORDER, [SPEC], torch.device("cuda"))
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(ConfigError, match="unknown attention_backend 'FLASHATTN'; did you mean 'FLASH_ATTN'"):
+        select_backend("FLASHATTN", ORDER, [SPEC], CPU)
+
+
+def test_none_serves() -> None:
+    specs = [SPEC, replace(SPEC, head_dim=16)]
+    with pytest.raises(UnsupportedModelError, match="CPU_ATTN declined: its layers have keys of several shapes"):
+        select_backend(None, ORDER, specs, CPU)
