@@ -1,0 +1,1 @@
+"""From the name of a model to its configuration and weights: sources, file formats, and the filling of parameters."""

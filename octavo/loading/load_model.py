@@ -1,0 +1,52 @@
+"""From a settled configuration to a model with its weights: the format's reader joined with the filling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from octavo.config import LoadConfig, ModelConfig
+from octavo.loading.gguf_weights import GGUFWeights
+from octavo.loading.load import build_model, init_dummy, load_weights
+from octavo.loading.pickled import FILES as PICKLED_FILES
+from octavo.loading.pickled import PickledWeights
+from octavo.loading.safetensors import FILES as SAFETENSORS_FILES
+from octavo.loading.safetensors import SafetensorsWeights
+from octavo.models.base import CausalLM
+from octavo.quantization.base import Weight
+
+
+def load_model(model_config: ModelConfig, load_config: LoadConfig, device: torch.device) -> CausalLM:
+    """The model on `device`, filled from its checkpoint, or with small random numbers for load_format "dummy".
+
+    Raises:
+        ModelError: the architecture is not supported, or the weights are damaged or do not fit it.
+    """
+    path = Path(model_config.checkpoint.path)
+    if load_config.load_format == "dummy":
+        model = build_model(model_config, device)
+        init_dummy(model, load_config.seed)
+        return model
+    weights = GGUFWeights(path) if load_config.load_format == "gguf" else _folder_weights(path)
+    model = build_model(model_config, device)
+    load_weights(model, _with_progress(weights, load_config.use_tqdm_on_load))
+    return model
+
+
+def _folder_weights(folder: Path) -> SafetensorsWeights | PickledWeights:
+    """Safetensors where there are any, else pickled weights."""
+    pickled = PICKLED_FILES.present(folder) and not SAFETENSORS_FILES.present(folder)
+    return PickledWeights(folder) if pickled else SafetensorsWeights(folder)
+
+
+def _with_progress(
+    weights: GGUFWeights | SafetensorsWeights | PickledWeights, shown: bool
+) -> Iterator[tuple[str, Weight]]:
+    """The same tensors, with a bar of the bytes read."""
+    with tqdm(total=weights.total_bytes, desc="Loading weights", unit="B", unit_scale=True, disable=not shown) as bar:
+        for name, tensor in weights:
+            yield name, tensor
+            bar.update(tensor.nbytes)
