@@ -1,0 +1,1 @@
+"""From logits to tokens: constraints, penalties, truncation, the draw, log probabilities. Knows no model, no batch."""

@@ -1,0 +1,162 @@
+"""Sampler: one token for each row of logits, each row by its own request's parameters.
+
+The order of the steps is vLLM's: log probabilities from the raw logits; constraints (allowed tokens, bad words,
+min_tokens, bias); penalties; then argmax for greedy rows, and temperature, min_p, top_k, top_p and a draw for others.
+Knows slots, not requests' names: the worker decides which request has which slot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from octavo.batch import NewRequest
+from octavo.sampling.constraints import Constraints
+from octavo.sampling.draw import draw
+from octavo.sampling.history import History
+from octavo.sampling.logprobs import NO_LOGPROBS, LogprobTensors, gather_logprobs
+from octavo.sampling.penalties import apply_penalties_
+from octavo.sampling.random_numbers import uniforms
+from octavo.sampling.truncation import truncate_
+
+__all__ = ["History", "LogprobTensors", "Sampler", "SamplerOutput"]
+
+_FLOAT32 = np.finfo(np.float32)
+
+
+@dataclass(slots=True)
+class SamplerOutput:
+    """One sampled token per row."""
+
+    token_ids: Tensor  # [R] int64 on the device
+    logprobs: LogprobTensors | None  # when any row asked for them
+
+
+class _Columns:
+    """The parameters of all requests as columns on the host, indexed by slot; written once, gathered per step."""
+
+    def __init__(self, size: int) -> None:
+        self.temperature = np.zeros(size, dtype=np.float32)  # 0 is greedy
+        self.min_p = np.zeros(size, dtype=np.float32)
+        self.top_k = np.zeros(size, dtype=np.int64)  # 0 is off
+        self.top_p = np.ones(size, dtype=np.float64)
+        self.seed = np.zeros(size, dtype=np.uint64)
+        self.repetition = np.ones(size, dtype=np.float32)
+        self.frequency = np.zeros(size, dtype=np.float32)
+        self.presence = np.zeros(size, dtype=np.float32)
+        self.penalised = np.zeros(size, dtype=np.bool_)
+        self.num_logprobs = np.full(size, NO_LOGPROBS, dtype=np.int64)
+
+    def write(self, slot: int, request: NewRequest, vocab_size: int) -> None:
+        params = request.params
+        # With one token to choose from there is nothing to draw, and argmax settles ties as well.
+        self.temperature[slot] = 0.0 if params.top_k == 1 else params.temperature
+        self.min_p[slot] = params.min_p
+        self.top_k[slot] = params.top_k if params.top_k < vocab_size else 0
+        self.top_p[slot] = params.top_p
+        self.seed[slot] = request.seed & 0xFFFF_FFFF_FFFF_FFFF
+        # Any number above 0 is allowed; one that float32 rounds to 0 or infinity would turn logits into NaN.
+        self.repetition[slot] = np.clip(params.repetition_penalty, _FLOAT32.tiny, _FLOAT32.max)
+        self.frequency[slot] = params.frequency_penalty
+        self.presence[slot] = params.presence_penalty
+        self.penalised[slot] = (
+            params.repetition_penalty != 1 or params.frequency_penalty != 0 or params.presence_penalty != 0
+        )
+        if params.logprob_token_ids is not None:
+            self.num_logprobs[slot] = len(params.logprob_token_ids)
+        elif params.logprobs is None:
+            self.num_logprobs[slot] = NO_LOGPROBS
+        else:
+            self.num_logprobs[slot] = vocab_size if params.logprobs == -1 else min(params.logprobs, vocab_size)
+
+
+class Sampler:
+    """Samples tokens for up to `max_num_seqs` requests, each in a slot of its own.
+
+    A request's tokens depend on its logits, its parameters, its seed and its history, not on the other rows, nor on
+    its slot: random numbers come from the seed and the index of the output token.
+    """
+
+    def __init__(self, *, vocab_size: int, max_num_seqs: int, device: torch.device) -> None:
+        self._vocab_size = vocab_size
+        self._device = device
+        self._columns = _Columns(max_num_seqs)
+        self._constraints = Constraints(vocab_size=vocab_size)
+        self._logprob_token_ids: dict[int, NDArray[np.int64]] = {}
+
+    def add(self, slot: int, request: NewRequest) -> None:
+        """Give a free `slot` (0 <= slot < max_num_seqs) to a request. Its token ids are below vocab_size."""
+        self._columns.write(slot, request, self._vocab_size)
+        self._constraints.add(slot, request)
+        if request.params.logprob_token_ids is not None:
+            self._logprob_token_ids[slot] = np.array(request.params.logprob_token_ids, dtype=np.int64)
+
+    def remove(self, slot: int) -> None:
+        """Free a slot."""
+        self._constraints.remove(slot)
+        self._logprob_token_ids.pop(slot, None)
+
+    def sample(self, logits: Tensor, slots: Tensor | NDArray[np.integer], history: History) -> SamplerOutput:
+        """Choose the next token of R rows.
+
+        Args:
+            logits: [R, vocab_size] in any floating dtype; not changed. A row that holds NaN, or that is masked as a
+                whole, gets some id in [0, vocab_size) and does no harm to others.
+            slots: [R] integers; a tensor is best on the host.
+            history: of the same R rows.
+        """
+        host_slots = (slots.cpu().numpy() if isinstance(slots, Tensor) else slots).astype(np.int64)
+        token_ids = self._choose(self._edited(logits, host_slots, history), host_slots, history)
+        return SamplerOutput(token_ids, self._logprobs(logits, host_slots, token_ids))
+
+    def _edited(self, logits: Tensor, slots: NDArray[np.int64], history: History) -> Tensor:
+        """The logits after constraints and penalties: a float32 copy, or the same tensor when there are none."""
+        edits = self._constraints.collect(slots, history)
+        penalised = np.flatnonzero(self._columns.penalised[slots])
+        if edits is None and not len(penalised):
+            return logits
+        logits = logits.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        if edits is not None:
+            edits.apply_(logits, history)
+        if len(penalised):
+            of = slots[penalised]
+            apply_penalties_(
+                logits,
+                penalised,
+                of,
+                history,
+                repetition=self._columns.repetition[of],
+                frequency=self._columns.frequency[of],
+                presence=self._columns.presence[of],
+            )
+        return logits
+
+    def _choose(self, logits: Tensor, slots: NDArray[np.int64], history: History) -> Tensor:
+        logits = logits.float()
+        random_rows = np.flatnonzero(self._columns.temperature[slots] > 0)
+        if len(random_rows) == len(slots):
+            return self._draw(logits, slots, history.num_output_tokens)
+        token_ids = logits.argmax(-1)
+        if len(random_rows):
+            at = torch.from_numpy(random_rows).to(self._device)
+            token_ids[at] = self._draw(logits[at], slots[random_rows], history.num_output_tokens[random_rows])
+        return token_ids
+
+    def _draw(self, logits: Tensor, slots: NDArray[np.int64], output_indices: NDArray[np.int64]) -> Tensor:
+        columns = self._columns
+        temperature = torch.from_numpy(columns.temperature[slots]).to(self._device)
+        probs = (logits / temperature[:, None]).softmax(-1)
+        truncate_(probs, columns.min_p[slots], columns.top_k[slots], columns.top_p[slots])
+        return draw(probs, torch.from_numpy(uniforms(columns.seed[slots], output_indices)).to(self._device))
+
+    def _logprobs(self, logits: Tensor, slots: NDArray[np.int64], token_ids: Tensor) -> LogprobTensors | None:
+        ids_of_rows: dict[int, NDArray[np.int64]] = {}
+        if self._logprob_token_ids:
+            for row, slot in enumerate(slots.tolist()):
+                if slot in self._logprob_token_ids:
+                    ids_of_rows[row] = self._logprob_token_ids[slot]
+        return gather_logprobs(logits, token_ids, self._columns.num_logprobs[slots], ids_of_rows)
