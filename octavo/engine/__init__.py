@@ -1,0 +1,1 @@
+"""The loop: requests in, steps scheduled and executed, tokens and text out."""

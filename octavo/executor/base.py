@@ -1,0 +1,46 @@
+"""Executor: the only way from the engine to devices. Six methods."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from concurrent.futures import Future
+from typing import Any
+
+from octavo.batch import ScheduledBatch, StepOutput
+from octavo.config import KVCacheLayout
+
+
+class Executor(ABC):
+    """Runs steps on one or more workers, in the order in which they are given."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Bring up the workers and their devices."""
+
+    @abstractmethod
+    def load(self) -> None:
+        """Build the model and read its weights.
+
+        Raises:
+            ModelError: the model is not supported or its weights do not fit.
+        """
+
+    @abstractmethod
+    def kv_capacity(self) -> KVCacheLayout:
+        """Plan the memory, allocate the KV cache and tell its layout. Called once, after `load`.
+
+        Raises:
+            OutOfMemoryError: there is no room for one request, with the option and the value that would fit.
+        """
+
+    @abstractmethod
+    def execute(self, batch: ScheduledBatch) -> Future[StepOutput]:
+        """Start a step. Steps run in order; the future holds the output or what went wrong."""
+
+    @abstractmethod
+    def call(self, method: str) -> list[Any]:
+        """Call a method of every worker between steps; its results in the order of the workers."""
+
+    @abstractmethod
+    def shutdown(self) -> None:
+        """Let go of workers and devices. May be called twice."""

@@ -1,0 +1,268 @@
+"""Scheduler: decides what each step computes, and takes in what it computed.
+
+There is no prefill phase and no decode phase. A request wants `num_tokens_in_flight - num_computed_tokens` tokens; each
+step shares out one budget of tokens, running requests first, then waiting ones. Chunked prefill, prefix hits,
+preemption by recomputation and steps scheduled ahead of their predecessor's output all follow from that. (A batch whose
+members change every step: Orca, Yu et al., OSDI 2022, section 3; paging: vLLM, Kwon et al., SOSP 2023, section 4.)
+
+It knows no tensors and no text. `schedule` may be called again before `update` for the step before: a request whose
+next token is being sampled is scheduled with a token that only the worker knows (`num_in_flight`).
+"""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass
+
+from octavo.batch import CachedRequests, NewRequest, ScheduledBatch, StepOutput
+from octavo.config import KVCacheLayout, SchedulerConfig
+from octavo.request import FinishReason, Request, RequestStatus, RequestUpdate, TokenLogprobs
+from octavo.scheduler.kv_cache import KVCacheManager
+from octavo.scheduler.queue import RequestQueue
+from octavo.scheduler.stop import check_stop
+
+
+@dataclass(slots=True)
+class SchedulerStats:
+    """Plain counters since the start."""
+
+    num_preemptions: int = 0
+    prefix_cache_queries: int = 0  # tokens looked up
+    prefix_cache_hits: int = 0  # tokens found
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    num_finished: int = 0
+
+
+class Scheduler:
+    """The requests of one engine, their order and their blocks."""
+
+    def __init__(self, config: SchedulerConfig, layout: KVCacheLayout, *, enable_prefix_caching: bool) -> None:
+        self.config = config
+        self.kv_cache = KVCacheManager(layout, enable_prefix_caching=enable_prefix_caching)
+        self.requests: dict[str, Request] = {}  # all that have not finished
+        self.waiting = RequestQueue(config.policy)
+        self.running: list[Request] = []  # in the order of the queue: the last one is preempted first
+        self.stats = SchedulerStats()
+        self._step_id = 0
+        self._released: list[str] = []
+        self._sampled: dict[int, list[Request]] = {}  # by step under way: the requests it samples for
+        self._prompt_logprobs: dict[str, list[TokenLogprobs]] = {}  # of prompts that are not computed yet
+
+    @property
+    def has_unfinished(self) -> bool:
+        return bool(self.requests)
+
+    def add_request(self, request: Request) -> None:
+        assert request.request_id not in self.requests, f"request id {request.request_id} is in use"
+        self.requests[request.request_id] = request
+        self.waiting.push(request)
+
+    # ---- deciding ----
+
+    def schedule(self) -> ScheduledBatch | None:
+        """The next step, or None when there is nothing that can be computed now."""
+        budget = self.config.max_num_batched_tokens
+        num_scheduled: dict[str, int] = {}
+        cached = CachedRequests()
+        num_preemptions = self.stats.num_preemptions
+        index = 0
+        while index < len(self.running) and budget > 0:
+            request = self.running[index]
+            count = self._num_wanted(request, budget)
+            if count == 0:
+                index += 1
+                continue
+            new_ids = self._allocate_or_preempt(request, count)
+            if new_ids is None:  # the request itself lost its place; it was the last one
+                break
+            cached.request_ids.append(request.request_id)
+            cached.new_block_ids.append(new_ids)
+            cached.num_computed_tokens.append(request.num_computed_tokens)
+            num_scheduled[request.request_id] = count
+            budget -= count
+            index += 1
+        new_requests: list[NewRequest] = []
+        if self.stats.num_preemptions == num_preemptions:
+            new_requests = self._admit(budget, num_scheduled)
+        if not num_scheduled:
+            return None
+        return self._seal(new_requests, cached, num_scheduled)
+
+    def _num_wanted(self, request: Request, budget: int) -> int:
+        """How many tokens of a running request the step computes."""
+        if len(request.output_token_ids) + request.num_in_flight >= request.max_tokens:
+            return 0  # its last token is being sampled
+        wanted = request.num_tokens_in_flight - request.num_computed_tokens
+        threshold = self.config.long_prefill_token_threshold
+        return min(wanted, budget, threshold or wanted)
+
+    def _allocate_or_preempt(self, request: Request, count: int) -> tuple[list[int], ...] | None:
+        """Blocks for a running request; others give theirs up from the end of the line until there are enough."""
+        while (new_ids := self.kv_cache.allocate(request, count)) is None:
+            victim = self.running.pop()
+            self._preempt(victim)
+            if victim is request:
+                return None
+        return new_ids
+
+    def _preempt(self, request: Request) -> None:
+        self.kv_cache.free(request)
+        request.status = RequestStatus.PREEMPTED
+        request.num_computed_tokens = 0
+        request.num_preemptions += 1
+        self.stats.num_preemptions += 1
+        self._released.append(request.request_id)
+        self.waiting.push(request)
+
+    def _admit(self, budget: int, num_scheduled: dict[str, int]) -> list[NewRequest]:
+        """Move waiting requests into the batch, in order, while there are tokens, a row and room for the next."""
+        admitted: list[NewRequest] = []
+        while budget > 0 and len(self.running) < self.config.max_num_seqs:
+            request = self.waiting.peek()
+            # A preempted request whose token is still being sampled waits until the host knows it.
+            if request is None or request.num_in_flight:
+                break
+            hit = self.kv_cache.no_hit() if self._skips_cache(request) else self.kv_cache.find_prefix(request)
+            wanted = request.num_tokens - hit.num_tokens
+            threshold = self.config.long_prefill_token_threshold
+            count = min(wanted, budget, threshold or wanted)
+            if count < wanted and not self.config.enable_chunked_prefill:
+                break
+            if self.kv_cache.allocate(request, count, hit, reserve_tokens=request.num_tokens) is None:
+                break
+            self.waiting.pop()
+            bisect.insort(self.running, request, key=self.waiting.order)
+            self._note_admission(request, hit.num_tokens)
+            num_scheduled[request.request_id] = count
+            budget -= count
+            admitted.append(self._as_new(request))
+        return admitted
+
+    def _skips_cache(self, request: Request) -> bool:
+        params = request.params
+        if params.skip_reading_prefix_cache is not None:
+            return params.skip_reading_prefix_cache
+        return params.prompt_logprobs is not None or params.prompt_logprob_token_ids is not None
+
+    def _note_admission(self, request: Request, num_hit_tokens: int) -> None:
+        request.status = RequestStatus.RUNNING
+        request.num_computed_tokens = num_hit_tokens
+        if request.num_cached_tokens < 0:
+            request.num_cached_tokens = num_hit_tokens
+            self.stats.prompt_tokens += request.num_prompt_tokens
+            if not self._skips_cache(request):
+                self.stats.prefix_cache_queries += request.num_prompt_tokens
+                self.stats.prefix_cache_hits += num_hit_tokens
+
+    def _as_new(self, request: Request) -> NewRequest:
+        return NewRequest(
+            request_id=request.request_id,
+            token_ids=request.all_token_ids,
+            num_prompt_tokens=request.num_prompt_tokens,
+            params=request.params,
+            seed=request.seed,
+            stop_token_ids=[*request.eos_token_ids, *request.params.stop_token_ids],
+            bad_words_token_ids=request.bad_words_token_ids,
+            block_ids=tuple(list(table) for table in request.block_ids),
+            num_computed_tokens=request.num_computed_tokens,
+        )
+
+    def _seal(
+        self, new_requests: list[NewRequest], cached: CachedRequests, num_scheduled: dict[str, int]
+    ) -> ScheduledBatch:
+        """Account for the decided step as if it were done: steps run in order."""
+        sampled: list[Request] = []
+        for request_id, count in num_scheduled.items():
+            request = self.requests[request_id]
+            request.num_computed_tokens += count
+            if request.num_computed_tokens == request.num_tokens_in_flight:
+                request.num_in_flight += 1
+                sampled.append(request)
+        self._step_id += 1
+        self._sampled[self._step_id] = sampled
+        released, self._released = self._released, []
+        return ScheduledBatch(
+            step_id=self._step_id,
+            new_requests=new_requests,
+            cached=cached,
+            num_scheduled_tokens=num_scheduled,
+            total_num_scheduled_tokens=sum(num_scheduled.values()),
+            sampled_request_ids=[request.request_id for request in sampled],
+            released_request_ids=released,
+        )
+
+    # ---- taking in ----
+
+    def update(self, batch: ScheduledBatch, output: StepOutput) -> list[RequestUpdate]:
+        """Append the sampled tokens; finish what ends with them. Tokens of requests that ended before are dropped."""
+        for request_id, (start, rows) in output.prompt_logprobs.items():
+            if request_id in self.requests:
+                self._take_prompt_logprobs(self.requests[request_id], start, rows)
+        updates: list[RequestUpdate] = []
+        for request, token_ids in zip(self._sampled.pop(batch.step_id), output.token_ids, strict=True):
+            request.num_in_flight -= 1
+            if not request.is_finished:
+                updates.append(self._append(request, token_ids, output.logprobs.get(request.request_id)))
+        return updates
+
+    def _take_prompt_logprobs(self, request: Request, start: int, rows: list[TokenLogprobs]) -> None:
+        if not request.output_token_ids:  # else delivered, and computed again after a preemption
+            stored = self._prompt_logprobs.setdefault(request.request_id, [])
+            stored.extend(rows[len(stored) - start :])
+
+    def _append(self, request: Request, token_ids: list[int], logprobs: list[TokenLogprobs] | None) -> RequestUpdate:
+        update = RequestUpdate(
+            request_id=request.request_id,
+            new_token_ids=[],
+            logprobs=None if logprobs is None else [],
+            num_cached_tokens=request.num_cached_tokens,
+        )
+        if not request.output_token_ids and self._wants_prompt_logprobs(request):
+            update.prompt_logprobs = [None, *self._prompt_logprobs.pop(request.request_id, [])]
+        for index, token_id in enumerate(token_ids):
+            request.output_token_ids.append(token_id)
+            update.new_token_ids.append(token_id)
+            self.stats.generation_tokens += 1
+            if logprobs is not None and update.logprobs is not None:
+                update.logprobs.append(logprobs[index])
+            stop = check_stop(request)
+            if stop is not None:
+                update.finish_reason, update.stop_reason = stop
+                self._finish(request, *stop)
+                break
+        return update
+
+    def _wants_prompt_logprobs(self, request: Request) -> bool:
+        return request.params.prompt_logprobs is not None or request.params.prompt_logprob_token_ids is not None
+
+    def finish_requests(
+        self, request_ids: list[str], reason: FinishReason, stop_reason: int | str | None = None
+    ) -> None:
+        """End requests from outside: aborted, or their text met a stop string. Unknown ids are passed over."""
+        for request_id in request_ids:
+            if request_id in self.requests:
+                self._finish(self.requests[request_id], reason, stop_reason)
+
+    def _finish(self, request: Request, reason: FinishReason, stop_reason: int | str | None) -> None:
+        was_running = request.status is RequestStatus.RUNNING
+        if was_running:
+            self.running.remove(request)
+            self.kv_cache.free(request)
+            self._released.append(request.request_id)
+        request.status = RequestStatus.FINISHED
+        request.finish_reason, request.stop_reason = reason, stop_reason
+        self.waiting.forget(request, waiting=not was_running)
+        self._prompt_logprobs.pop(request.request_id, None)
+        self.stats.num_finished += 1
+        del self.requests[request.request_id]
+
+    def abandon(self) -> None:
+        """End all requests and forget the steps under way and all cached blocks: a step has failed."""
+        self.finish_requests(list(self.requests), FinishReason.ERROR)
+        self._sampled.clear()
+        self.reset_prefix_cache()
+
+    def reset_prefix_cache(self) -> bool:
+        """Forget all cached blocks. False, and nothing done, while requests hold blocks."""
+        return self.kv_cache.reset_prefix_cache()

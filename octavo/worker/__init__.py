@@ -1,0 +1,1 @@
+"""The device side: applies what the scheduler decided, and decides nothing."""

@@ -1,0 +1,134 @@
+"""ModelRunner: one step on one device, from a ScheduledBatch to a StepOutput.
+
+It applies the batch to its rows, runs the model, samples, and reads the result. It decides nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from octavo.attention.base import AttentionBackend
+from octavo.batch import NewRequest, ScheduledBatch, StepOutput
+from octavo.config import KVCacheLayout, SchedulerConfig
+from octavo.layers.context import ForwardContext
+from octavo.models.base import CausalLM
+from octavo.request import TokenLogprobs
+from octavo.sampling.logprobs import prompt_logprobs
+from octavo.sampling.sampler import History, Sampler, SamplerOutput
+from octavo.worker.input_batch import InputBatch, StepInputs
+from octavo.worker.step_graph import EagerStep, StepGraph
+
+
+class ModelRunner:
+    """A loaded model with its KV cache, ready to run steps.
+
+    `kv_caches` holds one tensor per layer, in the shape that `backend` declares; layers at the same place of different
+    groups share one tensor.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: CausalLM,
+        backend: AttentionBackend,
+        layout: KVCacheLayout,
+        kv_caches: list[Tensor],
+        config: SchedulerConfig,
+        vocab_size: int,
+        device: torch.device,
+    ) -> None:
+        self._model = model
+        self._backend = backend
+        self._groups = layout.groups
+        self._kv_caches = kv_caches
+        self._rows = InputBatch(
+            max_num_seqs=config.max_num_seqs,
+            max_model_len=config.max_model_len,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            block_size=layout.block_size,
+            num_groups=len(layout.groups),
+            device=device,
+        )
+        self._sampler = Sampler(vocab_size=vocab_size, max_num_seqs=config.max_num_seqs, device=device)
+        self._prompt_scored: dict[str, NewRequest] = {}  # requests that want log probabilities of their prompt
+        self._graphs: list[StepGraph] = [EagerStep(model)]
+
+    @torch.inference_mode()
+    def execute(self, batch: ScheduledBatch) -> StepOutput:
+        self._apply(batch)
+        inputs = self._rows.prepare(batch)
+        metadata = tuple(
+            self._backend.build(group_metadata, group.sliding_window)
+            for group_metadata, group in zip(inputs.metadata, self._groups, strict=True)
+        )
+        context = ForwardContext(metadata=metadata, kv_caches=self._kv_caches)
+        graph = next(graph for graph in self._graphs if graph.accepts(inputs))
+        hidden = graph.run(inputs, context)
+        output = StepOutput(step_id=batch.step_id, request_ids=batch.sampled_request_ids, token_ids=[])
+        if self._prompt_scored:
+            output.prompt_logprobs = self._score_prompts(inputs, hidden)
+        if len(inputs.sampled_rows):
+            self._sample(inputs, hidden, output)
+        return output
+
+    def reset(self) -> None:
+        """Forget all requests, after a step that failed."""
+        for slot in self._rows.clear():
+            self._sampler.remove(slot)
+        self._prompt_scored.clear()
+
+    def _apply(self, batch: ScheduledBatch) -> None:
+        for request_id in batch.released_request_ids:
+            if request_id in self._rows:
+                self._sampler.remove(self._rows.remove(request_id))
+                self._prompt_scored.pop(request_id, None)
+        for new in batch.new_requests:
+            self._sampler.add(self._rows.add(new), new)
+            if new.params.prompt_logprobs is not None or new.params.prompt_logprob_token_ids is not None:
+                self._prompt_scored[new.request_id] = new
+
+    def _sample(self, inputs: StepInputs, hidden: Tensor, output: StepOutput) -> None:
+        logits = self._model.compute_logits(hidden[inputs.logits_rows])
+        slots = inputs.slots[inputs.sampled_rows]
+        history = History(
+            token_ids=self._rows.token_ids,
+            num_tokens=self._rows.num_tokens[slots],
+            num_prompt_tokens=self._rows.num_prompt_tokens[slots],
+        )
+        sampled: SamplerOutput = self._sampler.sample(logits, slots, history)
+        self._rows.append_sampled(slots, sampled.token_ids)
+        # The batch lists the sampled requests in the order of its rows, as `sampled_rows` does.
+        output.token_ids = [[token_id] for token_id in sampled.token_ids.tolist()]
+        if sampled.logprobs is not None:
+            rows = sampled.logprobs.to_rows()
+            output.logprobs = {
+                request_id: [row] for request_id, row in zip(output.request_ids, rows, strict=True) if row is not None
+            }
+
+    def _score_prompts(self, inputs: StepInputs, hidden: Tensor) -> dict[str, tuple[int, list[TokenLogprobs]]]:
+        """Log probabilities of the prompt tokens that follow the positions of this step."""
+        scored: dict[str, tuple[int, list[TokenLogprobs]]] = {}
+        for row, request_id in enumerate(inputs.request_ids):
+            new = self._prompt_scored.get(request_id)
+            if new is None:
+                continue
+            start = int(inputs.num_computed[row])
+            end = min(start + int(inputs.num_scheduled[row]), new.num_prompt_tokens - 1)
+            if start < end:
+                first = int(inputs.query_start[row])
+                targets = torch.tensor(new.token_ids[start + 1 : end + 1], device=hidden.device)
+                logits = self._model.compute_logits(hidden[first : first + end - start])
+                scored[request_id] = (start, self._prompt_rows(new, start, end, logits, targets))
+        return scored
+
+    def _prompt_rows(
+        self, new: NewRequest, start: int, end: int, logits: Tensor, targets: Tensor
+    ) -> list[TokenLogprobs]:
+        params = new.params
+        if params.prompt_logprob_token_ids is None:
+            return prompt_logprobs(logits, targets, params.prompt_logprobs or 0)
+        wanted = params.prompt_logprob_token_ids
+        offset = params.prompt_logprob_start  # position 0 of the prompt has no prediction
+        rows = [wanted[p - offset] if 0 <= p - offset < len(wanted) else [] for p in range(start + 1, end + 1)]
+        return prompt_logprobs(logits, targets, params.prompt_logprobs or 0, rows)

@@ -1,0 +1,114 @@
+"""Worker: a device from the first moment to the last: model, memory plan, KV cache, steps."""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+from torch import Tensor
+
+from octavo.attention.select import select_backend
+from octavo.batch import ScheduledBatch, StepOutput
+from octavo.config import EngineConfig, KVCacheLayout, KVGroupSpec
+from octavo.errors import UnsupportedModelError
+from octavo.layers.base import attach
+from octavo.loading.load_model import load_model
+from octavo.log import get_logger
+from octavo.models.base import CausalLM
+from octavo.platforms.base import Platform
+from octavo.worker.memory_plan import MemoryNeeds, activation_bytes, group_layers, layout, plan_memory
+from octavo.worker.model_runner import ModelRunner
+
+logger = get_logger(__name__)
+
+
+class Worker:
+    def __init__(self, config: EngineConfig, platform: Platform) -> None:
+        self._config = config
+        self._platform = platform
+        self._dtype: torch.dtype = getattr(torch, config.model.dtype)
+        self._model: CausalLM | None = None
+        self._runner: ModelRunner | None = None
+
+    @property
+    def model(self) -> CausalLM:
+        assert self._model is not None, "load was not called"
+        return self._model
+
+    @property
+    def runner(self) -> ModelRunner:
+        assert self._runner is not None, "kv_capacity was not called"
+        return self._runner
+
+    def start(self) -> None:
+        logger.info("platform: %s", self._platform.describe())
+
+    def load(self) -> None:
+        self._model = load_model(self._config.model, self._config.load, self._platform.device)
+
+    def kv_capacity(self) -> KVCacheLayout:
+        """Plan the memory, allocate the KV cache and get ready for steps."""
+        config, model, device = self._config, self.model, self._platform.device
+        specs = [layer.spec(self._dtype, config.cache.block_size) for layer in model.attention_layers()]
+        if len({(spec.num_kv_heads, spec.head_dim) for spec in specs}) != 1:
+            raise UnsupportedModelError("layers with KV heads of different number or size are not supported yet")
+        backend = select_backend(config.attention.backend, self._platform.attention_backends, specs, device)
+        max_model_len = config.scheduler.max_model_len
+        groups = group_layers(
+            [None if (s.sliding_window or max_model_len) >= max_model_len else s.sliding_window for s in specs]
+        )
+        layers_per_group = len(groups[0].layer_ids)
+        shape = backend.kv_cache_shape(1, config.cache.block_size, specs[0].num_kv_heads, specs[0].head_dim)
+        bytes_per_block = layers_per_group * self._dtype.itemsize * torch.Size(shape).numel()
+        plan = plan_memory(self._needs(bytes_per_block), config.cache, config.scheduler, groups)
+        logger.info("%s", plan.table())
+        shape = backend.kv_cache_shape(
+            plan.num_blocks, config.cache.block_size, specs[0].num_kv_heads, specs[0].head_dim
+        )
+        attach(model, kernels=self._platform.kernels, backend=backend, groups=groups)
+        kv_layout = layout(plan, groups)
+        self._runner = ModelRunner(
+            model=model,
+            backend=backend,
+            layout=kv_layout,
+            kv_caches=self._allocate(shape, groups),
+            config=config.scheduler,
+            vocab_size=config.model.vocab_size,
+            device=device,
+        )
+        return kv_layout
+
+    def execute(self, batch: ScheduledBatch) -> StepOutput:
+        return self.runner.execute(batch)
+
+    def reset(self) -> None:
+        """Forget all requests, after a step that failed."""
+        self.runner.reset()
+
+    def _needs(self, bytes_per_block: int) -> MemoryNeeds:
+        config = self._config
+        hf = config.model.hf_config
+        hidden = int(hf["hidden_size"])
+        gc.collect()
+        memory = self._platform.memory()
+        tensors = {t.data_ptr(): t.nbytes for t in [*self.model.parameters(), *self.model.buffers()]}
+        return MemoryNeeds(
+            total=memory.total,
+            available=memory.available,
+            weights=sum(tensors.values()),
+            activations=activation_bytes(
+                num_tokens=config.scheduler.max_num_batched_tokens,
+                num_seqs=config.scheduler.max_num_seqs,
+                hidden_size=hidden,
+                widest=max(2 * int(hf.get("intermediate_size") or hf.get("ffn_dim") or hidden), hidden),
+                vocab_size=config.model.vocab_size,
+                element_size=self._dtype.itemsize,
+            ),
+            bytes_per_block=bytes_per_block,
+        )
+
+    def _allocate(self, shape: tuple[int, ...], groups: tuple[KVGroupSpec, ...]) -> list[Tensor]:
+        """One tensor per place in a group; each layer gets the one of its place."""
+        places = [self._platform.zeros(shape, self._dtype) for _ in groups[0].layer_ids]
+        by_layer = {layer_id: places[i] for group in groups for i, layer_id in enumerate(group.layer_ids)}
+        return [by_layer[layer_id] for layer_id in range(len(by_layer))]
