@@ -1,0 +1,93 @@
+"""The packaged default model against transformers, which reads the same GGUF file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from octavo import LLM, SamplingParams
+
+PROMPTS = [
+    "Hello, my name is",
+    "The president of the United States is",
+    "The capital of France is",
+    "The future of AI is",
+    "def fibonacci(n):",
+    "Once upon a time, in a small village by the sea,",
+    "1, 2, 3, 4,",
+    "Water boils at",
+    "Der schnelle braune Fuchs",
+    "The three laws of motion were formulated by Isaac Newton. The first law states that",
+]
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture(scope="module")
+def reference(default_gguf: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(default_gguf.parent, gguf_file=default_gguf.name, dtype=torch.float32)
+    return model.eval()
+
+
+@torch.inference_mode()
+def test_greedy_tokens_in_float32_equal_those_of_transformers(default_gguf: Path, reference: Any) -> None:
+    params = SamplingParams(temperature=0.0, max_tokens=48, min_tokens=48)
+    with LLM(str(default_gguf), dtype="float32", max_model_len=512, use_tqdm_on_load=False) as llm:
+        outputs = llm.generate(PROMPTS, params, use_tqdm=False)
+    for output in outputs:
+        ids = torch.tensor([output.prompt_token_ids])
+        wanted = reference.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, min_new_tokens=48, max_new_tokens=48
+        )
+        assert output.outputs[0].token_ids == wanted[0, ids.shape[1] :].tolist(), output.prompt
+
+
+@torch.inference_mode()
+def test_first_token_log_probabilities_in_bfloat16(default_llm: LLM, reference: Any) -> None:
+    params = SamplingParams(temperature=0.0, max_tokens=1, logprobs=5)
+    for output in default_llm.generate(PROMPTS, params, use_tqdm=False):
+        logits = reference(torch.tensor([output.prompt_token_ids])).logits[0, -1]
+        wanted = torch.log_softmax(logits, dim=-1)
+        positions = output.outputs[0].logprobs
+        assert positions is not None
+        assert positions[0] is not None
+        errors = [abs(entry.logprob - wanted[token_id].item()) for token_id, entry in positions[0].items()]
+        assert errors[0] < 0.1, output.prompt  # of the chosen token
+        assert sum(errors) / len(errors) < 0.1, output.prompt  # of the five most likely
+
+
+def test_answers_are_sensible(default_llm: LLM) -> None:
+    params = SamplingParams(temperature=0.0, max_tokens=24)
+    (output,) = default_llm.generate("The capital of France is", params, use_tqdm=False)
+    assert "Paris" in output.outputs[0].text
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    first, second = default_llm.chat([question, question], params, use_tqdm=False)
+    assert "Paris" in first.outputs[0].text
+    assert first.outputs[0].text == second.outputs[0].text
+    assert first.outputs[0].finish_reason == "stop"
+    assert "<|im_end|>" not in first.outputs[0].text
+
+
+def test_a_chat_streams_the_same_answer(default_llm: LLM) -> None:
+    params = SamplingParams(temperature=0.0, max_tokens=24)
+    question = [{"role": "user", "content": "Name three colours, with an emoji each."}]
+    (whole,) = default_llm.chat(question, params, use_tqdm=False)
+    pieces = list(default_llm.stream_chat(question, params))
+    assert len(pieces) > 3
+    assert "".join(piece.outputs[0].text for piece in pieces) == whole.outputs[0].text
+    assert [i for piece in pieces for i in piece.outputs[0].token_ids] == whole.outputs[0].token_ids
+    assert [piece.finished for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+
+
+def test_leaving_a_stream_aborts_it(default_llm: LLM) -> None:
+    for _ in default_llm.stream_chat(
+        [{"role": "user", "content": "Count to a hundred."}], SamplingParams(max_tokens=90)
+    ):
+        break
+    assert not default_llm._engine._scheduler.requests  # type: ignore[attr-defined]
+    assert default_llm._engine.kv_cache_usage == 0
