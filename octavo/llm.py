@@ -21,6 +21,7 @@ from octavo.observability.metrics import Metric, snapshot
 from octavo.outputs import RequestOutput
 from octavo.request import FinishReason, Request
 from octavo.sampling_params import RequestOutputKind, SamplingParams
+from octavo.tokenizer.chat_template import resolve_chat_template
 from octavo.tokenizer.load import Tokenizer
 
 logger = get_logger(__name__)
@@ -198,12 +199,9 @@ class LLM:
             raise InvalidRequestError(unknown_name(f"argument of {method.__name__}", next(iter(unknown)), valid))
 
     def _render(self, messages: Any, *, chat_template: str | None = None, **options: Any) -> str:
-        tokenizer = self.get_tokenizer()
-        kwargs = options.pop("chat_template_kwargs", None) or {}
+        template = self._chat_template if chat_template is None else resolve_chat_template(chat_template)
         options.setdefault("add_generation_prompt", True)
-        text = tokenizer.apply_chat_template(
-            messages, tokenize=False, chat_template=chat_template or self._chat_template, **options, **kwargs
-        )
+        text = self.get_tokenizer().apply_chat_template(messages, tokenize=False, chat_template=template, **options)
         assert isinstance(text, str)
         return text
 

@@ -20,9 +20,10 @@ class WeightFiles:
 
     def present(self, folder: Path) -> bool:
         """Whether the folder has any of them."""
-        return (folder / self.index).is_file() or any(self._others(folder))
+        return (folder / self.single).is_file() or (folder / self.index).is_file() or any(self.others(folder))
 
-    def _others(self, folder: Path) -> list[Path]:
+    def others(self, folder: Path) -> list[Path]:
+        """Files of the pattern."""
         skipped = set(folder.glob(self.skip)) if self.skip else set()
         return sorted(set(folder.glob(self.pattern)) - skipped)
 
@@ -37,7 +38,7 @@ def find_shards(folder: Path, files: WeightFiles) -> dict[Path, frozenset[str]]:
         return {folder / files.single: frozenset()}
     if (folder / files.index).is_file():
         return _shards_of_index(folder / files.index)
-    others = files._others(folder)
+    others = files.others(folder)
     if others:
         return dict.fromkeys(others, frozenset())
     raise WeightError(f"there are no weights in {folder}: looked for {files.single}, {files.index} and {files.pattern}")

@@ -133,6 +133,11 @@ REQUESTS: dict[str, tuple[Callable[[LLM], Any], type[OctavoError], tuple[str, ..
         InvalidRequestError,
         ("roles must alternate",),
     ),
+    "a reserved variable": (
+        lambda llm: llm.chat([{"role": "user", "content": "a"}], chat_template_kwargs={"messages": []}),
+        InvalidRequestError,
+        ("messages",),
+    ),
     "a template with an error": (
         lambda llm: llm.chat([{"role": "user", "content": "a"}], chat_template="{% for %}"),
         InvalidRequestError,
@@ -321,7 +326,7 @@ def test_a_pickle_with_more_than_tensors_is_not_run(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     marker = folder / "was-run"
     with (folder / "pytorch_model.bin").open("wb") as file:
-        pickle.dump({"a": _Attack(str(marker))}, file)
+        pickle.dump({"a": _Attack(str(marker))}, file, protocol=2)
     with refused(WeightError, "pytorch_model.bin", "could run code"):
         load(folder)
     assert not marker.exists()

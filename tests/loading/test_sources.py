@@ -149,7 +149,8 @@ def test_offline_mode(cache: Path) -> None:
 class FakeHub:
     """Takes the place of the hub's client; keeps what it was asked."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self.folder = folder
         self.asked: dict[str, Any] = {}
         monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda self, name, **given: None)
         monkeypatch.setattr(huggingface_hub, "snapshot_download", self.snapshot_download)
@@ -157,17 +158,18 @@ class FakeHub:
 
     def snapshot_download(self, name: str, **given: Any) -> str:
         self.asked = {"name": name, "bars": not are_progress_bars_disabled(), **given}
-        return "/somewhere"
+        return str(self.folder)
 
     def fetches(self, path: str) -> bool:
         allowed, ignored = self.asked["allow_patterns"], self.asked["ignore_patterns"]
         return list(filter_repo_objects([path], allow_patterns=allowed, ignore_patterns=ignored)) == [path]
 
 
-def test_what_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    hub = FakeHub(monkeypatch)
+def test_what_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hub = FakeHub(monkeypatch, tmp_path)
+    (tmp_path / "model.safetensors").touch()
     path = fetch_model("n/m", revision="v1", download_dir="/d", token="secret", progress=False)
-    assert path == Path("/somewhere")
+    assert path == tmp_path
     asked = {key: hub.asked[key] for key in ("name", "revision", "cache_dir", "token", "local_files_only", "bars")}
     assert asked == {
         "name": "n/m",
@@ -184,26 +186,36 @@ def test_what_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not hub.fetches(unwanted)
 
 
-def test_dummy_weights_are_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    hub = FakeHub(monkeypatch)
+def test_pickled_weights_are_fetched_when_there_are_no_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hub = FakeHub(monkeypatch, tmp_path)
+    fetch_model("n/m")
+    assert hub.fetches("pytorch_model.bin")
+    assert hub.fetches("pytorch_model-00001-of-00002.bin")
+    assert hub.fetches("config.json")
+    assert not hub.fetches("training_args.bin")
+
+
+def test_dummy_weights_are_not_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hub = FakeHub(monkeypatch, tmp_path)
     fetch_model("n/m", load_format="dummy")
     assert hub.fetches("config.json")
     assert not hub.fetches("model.safetensors")
 
 
 @pytest.mark.parametrize("variable", ["OCTAVO_USE_MODELSCOPE", "VLLM_USE_MODELSCOPE"])
-def test_modelscope(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_modelscope(monkeypatch: pytest.MonkeyPatch, variable: str, tmp_path: Path) -> None:
     asked: dict[str, Any] = {}
+    (tmp_path / "model.safetensors").touch()
 
     def snapshot_download(name: str, **given: Any) -> str:
         asked.update(name=name, **given)
-        return "/from/modelscope"
+        return str(tmp_path)
 
     fake = types.ModuleType("modelscope")
     fake.snapshot_download = snapshot_download  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "modelscope", fake)
     monkeypatch.setenv(variable, "1")
-    assert fetch_model("n/m", revision="v2", download_dir="/d") == Path("/from/modelscope")
+    assert fetch_model("n/m", revision="v2", download_dir="/d") == tmp_path
     assert (asked["name"], asked["revision"], asked["cache_dir"]) == ("n/m", "v2", "/d")
     assert "*.safetensors" in json.dumps(asked["allow_patterns"])
 
