@@ -74,24 +74,24 @@ class Engine:
         Raises:
             EngineError: the step failed. All requests were ended with it; the engine can be used again.
         """
-        while len(self._under_way) < self._depth:
-            batch = self._scheduler.schedule()
-            if batch is None:
-                break
-            self._under_way.append((batch, self._executor.execute(batch)))
-        if not self._under_way:
-            assert not self._scheduler.has_unfinished, "requests wait, but nothing can be scheduled"
-            return []
-        batch, future = self._under_way.popleft()
         try:
+            while len(self._under_way) < self._depth and (batch := self._scheduler.schedule()) is not None:
+                self._under_way.append((batch, self._executor.execute(batch)))
+            if not self._under_way:
+                assert not self._scheduler.has_unfinished, "requests wait, but nothing can be scheduled"
+                return []
+            batch, future = self._under_way[0]
             output = future.result()
-        except Exception as error:
+        except BaseException as error:
             self._abandon()
+            if not isinstance(error, Exception):  # the user has interrupted
+                raise
             raise EngineError(f"a step failed and ended all requests: {type(error).__name__}: {error}") from error
+        self._under_way.popleft()
         return self._scheduler.update(batch, output)
 
     def _abandon(self) -> None:
-        """End all requests after a failure: what the failed step left in the KV cache is not to be trusted."""
+        """End all requests after a step that did not finish: what it left in the KV cache is not to be trusted."""
         for _, future in self._under_way:
             future.exception()  # waits
         self._under_way.clear()

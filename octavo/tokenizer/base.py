@@ -160,7 +160,7 @@ class Tokenizer:
 
     def apply_chat_template(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: Sequence[Mapping[str, Any]] | Sequence[Sequence[Mapping[str, Any]]],
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = False,
         continue_final_message: bool = False,
@@ -170,10 +170,11 @@ class Tokenizer:
         chat_template_content_format: str = "auto",
         chat_template_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
-    ) -> str | list[int]:
-        """A conversation as one prompt.
+    ) -> str | list[int] | list[str] | list[list[int]]:
+        """A conversation as one prompt; a list of conversations as a list of prompts.
 
         Args:
+            messages: `{"role": ..., "content": ...}` each, or a list of such lists.
             tools: functions in OpenAI's form, for templates that describe them.
             add_generation_prompt: open the assistant's turn.
             continue_final_message: leave the last message open, to go on with it.
@@ -187,16 +188,23 @@ class Tokenizer:
         """
         variables = {**self.special_tokens_map, **check_template_kwargs(kwargs)}
         variables.update(check_template_kwargs(chat_template_kwargs or {}))
-        text = render_chat(
-            choose_template(self.chat_template, chat_template, has_tools=tools is not None),
-            messages,
-            tools=tools,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            content_format=chat_template_content_format,
-            variables=variables,
-        )
-        return self.encode(text, add_special_tokens=False) if tokenize else text
+        several = isinstance(messages, list) and bool(messages) and isinstance(messages[0], list)
+        conversations: list[Any] = list(messages) if several else [messages]
+        template = choose_template(self.chat_template, chat_template, has_tools=tools is not None)
+        texts = [
+            render_chat(
+                template,
+                conversation,
+                tools=tools,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                content_format=chat_template_content_format,
+                variables=variables,
+            )
+            for conversation in conversations
+        ]
+        prompts = self.encode_batch(texts, add_special_tokens=False) if tokenize else texts
+        return prompts if several else prompts[0]
 
 
 def _check_unicode(text: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import pytest
 from fakes import FakeExecutor
 
@@ -60,6 +62,25 @@ def test_a_failed_step_ends_all_requests_and_the_engine_goes_on(async_scheduling
     engine.add_request(request("c", list(range(10))))
     assert len(drain(engine)["c"]) == 8
     assert engine.stats.prefix_cache_hits == 0  # nothing of the failed run is trusted
+
+
+def test_an_interrupt_in_a_step_leaves_the_engine_usable() -> None:
+    executor = FakeExecutor(LAYOUT)
+    engine = make_engine(executor)
+    engine.add_request(request("a", list(range(10))))
+    engine.step()
+    execute, executor.execute = executor.execute, interrupt  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        engine.step()
+    executor.execute = execute  # type: ignore[method-assign]
+    assert not engine.has_unfinished
+    assert not engine._scheduler._sampled
+    engine.add_request(request("a", list(range(10))))
+    assert len(drain(engine)["a"]) == 8
+
+
+def interrupt(batch: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def test_asynchronous_scheduling_runs_one_step_ahead_and_gives_the_same_tokens() -> None:
