@@ -12,7 +12,8 @@ from typing import Any
 from tqdm import tqdm
 
 from octavo.config import DEFAULT_MODEL, EngineArgs
-from octavo.engine.build import build_engine
+from octavo.engine.build import open_model, start_engine
+from octavo.engine.client import EngineClient
 from octavo.engine.inputs import InputProcessor, Prompt
 from octavo.engine.outputs import OutputProcessor
 from octavo.errors import ConfigError, InvalidRequestError, shown, unknown_name
@@ -57,15 +58,17 @@ class LLM:
 
     def __init__(self, model: str = DEFAULT_MODEL, **kwargs: Any) -> None:
         self._args = EngineArgs.from_kwargs(model=model, **kwargs)
-        built = build_engine(self._args)
-        self._config = built.config
-        self._engine = built.engine
-        self._tokenizer = built.tokenizer
-        self._chat_template = built.chat_template
-        self._defaults = built.defaults
-        self._inputs = InputProcessor(built.config.model, built.config.scheduler, built.tokenizer, built.defaults)
-        self._outputs = OutputProcessor(built.tokenizer)
+        started = time.perf_counter()
+        opened = open_model(self._args)
+        self._config = opened.config
+        self._tokenizer = opened.tokenizer()
+        self._chat_template = opened.chat_template
+        self._defaults = opened.defaults
+        self._inputs = InputProcessor(opened.config.model, opened.config.scheduler, self._tokenizer, opened.defaults)
+        self._outputs = OutputProcessor(self._tokenizer)
         self._num_requests = 0
+        self._engine: EngineClient = start_engine(opened.config)
+        logger.info("%r is ready after %.1f s", self, time.perf_counter() - started)
 
     @classmethod
     def from_engine_args(cls, args: EngineArgs) -> LLM:
@@ -173,7 +176,7 @@ class LLM:
 
     def get_metrics(self) -> list[Metric]:
         """The engine's counters and gauges at this moment."""
-        return snapshot(self._engine)
+        return snapshot(self._engine.stats)
 
     def shutdown(self) -> None:
         """Let go of the model's memory. May be called twice; the LLM can't be used afterwards."""

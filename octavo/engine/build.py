@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
-from octavo.config import Checkpoint, EngineArgs, EngineConfig, resolve
-from octavo.engine.client import EngineClient
+from octavo.config import EngineArgs, EngineConfig, resolve
 from octavo.engine.engine import Engine
-from octavo.engine.generation_config import SamplingDefaults, sampling_defaults
+from octavo.engine.generation_config import sampling_defaults
+from octavo.engine.opened import OpenedModel
 from octavo.executor.uniproc import UniprocExecutor
 from octavo.loading.config_reader import read_checkpoint
 from octavo.loading.gguf import GGUFFile
 from octavo.loading.sources import fetch_model
-from octavo.log import get_logger
 from octavo.models.registry import get_model_class
 from octavo.platforms.select import current_platform
 from octavo.tokenizer.chat_template import resolve_chat_template
-from octavo.tokenizer.load import Tokenizer, load_tokenizer
-
-logger = get_logger(__name__)
 
 
-@dataclass(slots=True, kw_only=True)
-class Built:
-    """A running engine and what its surface needs to speak to it."""
-
-    config: EngineConfig
-    engine: EngineClient
-    tokenizer: Tokenizer | None
-    chat_template: str | None  # an explicit one, which goes before the tokenizer's
-    defaults: SamplingDefaults
-
-
-def build_engine(args: EngineArgs) -> Built:
-    """Fetch the model, read it, plan the memory, and start the engine.
+def open_model(args: EngineArgs) -> OpenedModel:
+    """Fetch the model and settle the configuration; its weights are not read yet.
 
     Raises:
-        ConfigError, ModelError, OutOfMemoryError: as their messages say; nothing keeps running.
+        ConfigError, ModelError: as their messages say.
     """
-    started = time.perf_counter()
     chat_template = None if args.chat_template is None else resolve_chat_template(args.chat_template)
     path = fetch_model(
         args.model,
@@ -51,13 +33,26 @@ def build_engine(args: EngineArgs) -> Built:
         progress=args.use_tqdm_on_load,
     )
     checkpoint = read_checkpoint(path, hf_overrides=args.hf_overrides)
-    platform = current_platform()
-    config = resolve(args, checkpoint, platform.traits())
+    config = resolve(args, checkpoint, current_platform().traits())
     # An unknown architecture is told before anything is loaded.
     get_model_class(config.model.architecture, needs_remote_code="auto_map" in config.model.hf_config)
-    defaults = sampling_defaults(args, checkpoint)
-    tokenizer = None if args.skip_tokenizer_init else _tokenizer(args, checkpoint)
-    executor = UniprocExecutor(config, platform)
+    tokenizer_path = None if args.skip_tokenizer_init else _tokenizer_path(args, path)
+    return OpenedModel(
+        config=config,
+        defaults=sampling_defaults(args, checkpoint),
+        chat_template=chat_template,
+        tokenizer_path=None if tokenizer_path is None else str(tokenizer_path),
+        tokenizer_metadata=_tokenizer_metadata(tokenizer_path),
+    )
+
+
+def start_engine(config: EngineConfig) -> Engine:
+    """Load the model, plan the memory, and get ready for requests.
+
+    Raises:
+        ConfigError, ModelError, OutOfMemoryError: as their messages say; nothing keeps running.
+    """
+    executor = UniprocExecutor(config, current_platform())
     try:
         executor.start()
         executor.load()
@@ -65,22 +60,25 @@ def build_engine(args: EngineArgs) -> Built:
     except BaseException:
         executor.shutdown()
         raise
-    engine = Engine(config.scheduler, layout, executor, enable_prefix_caching=config.cache.enable_prefix_caching)
-    logger.info("%s (%s) is ready after %.1f s", args.model, config.model.dtype, time.perf_counter() - started)
-    return Built(config=config, engine=engine, tokenizer=tokenizer, chat_template=chat_template, defaults=defaults)
+    return Engine(config.scheduler, layout, executor, enable_prefix_caching=config.cache.enable_prefix_caching)
 
 
-def _tokenizer(args: EngineArgs, checkpoint: Checkpoint) -> Tokenizer:
-    """The tokenizer named by the arguments, else the checkpoint's own."""
-    path = Path(checkpoint.path)
-    if args.tokenizer is not None:
-        path = fetch_model(
-            args.tokenizer,
-            revision=args.tokenizer_revision,
-            download_dir=args.download_dir,
-            token=args.hf_token,
-            load_format="dummy",  # no weights
-            progress=args.use_tqdm_on_load,
-        )
-    metadata = GGUFFile(path).metadata if path.suffix == ".gguf" else None
-    return load_tokenizer(str(path), metadata=metadata)
+def _tokenizer_path(args: EngineArgs, model_path: Path) -> Path:
+    """Where the tokenizer named by the arguments is, else the checkpoint's own."""
+    if args.tokenizer is None:
+        return model_path
+    return fetch_model(
+        args.tokenizer,
+        revision=args.tokenizer_revision,
+        download_dir=args.download_dir,
+        token=args.hf_token,
+        load_format="dummy",  # no weights
+        progress=args.use_tqdm_on_load,
+    )
+
+
+def _tokenizer_metadata(path: Path | None) -> dict[str, object] | None:
+    if path is None or path.suffix != ".gguf":
+        return None
+    metadata = GGUFFile(path).metadata
+    return {key: metadata[key] for key in metadata if key.startswith("tokenizer.")}

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from octavo.observability.stats import EngineStats
 from octavo.request import FinishReason, Request, RequestUpdate
-from octavo.scheduler.scheduler import SchedulerStats
 
 
 class EngineClient(Protocol):
@@ -16,16 +16,7 @@ class EngineClient(Protocol):
     def has_unfinished(self) -> bool: ...
 
     @property
-    def stats(self) -> SchedulerStats: ...
-
-    @property
-    def num_running(self) -> int: ...
-
-    @property
-    def num_waiting(self) -> int: ...
-
-    @property
-    def kv_cache_usage(self) -> float: ...
+    def stats(self) -> EngineStats: ...
 
     def add_request(self, request: Request) -> None: ...
 

@@ -15,8 +15,9 @@ from octavo.config import KVCacheLayout, SchedulerConfig
 from octavo.errors import EngineDeadError, EngineError
 from octavo.executor.base import Executor
 from octavo.log import get_logger
+from octavo.observability.stats import EngineStats
 from octavo.request import FinishReason, Request, RequestUpdate
-from octavo.scheduler.scheduler import Scheduler, SchedulerStats
+from octavo.scheduler.scheduler import Scheduler
 
 logger = get_logger(__name__)
 
@@ -37,20 +38,19 @@ class Engine:
         return self._scheduler.has_unfinished or bool(self._under_way)
 
     @property
-    def stats(self) -> SchedulerStats:
-        return self._scheduler.stats
-
-    @property
-    def num_running(self) -> int:
-        return len(self._scheduler.running)
-
-    @property
-    def num_waiting(self) -> int:
-        return len(self._scheduler.waiting)
-
-    @property
-    def kv_cache_usage(self) -> float:
-        return self._scheduler.kv_cache.usage
+    def stats(self) -> EngineStats:
+        counted = self._scheduler.stats
+        return EngineStats(
+            num_running=len(self._scheduler.running),
+            num_waiting=len(self._scheduler.waiting),
+            kv_cache_usage=self._scheduler.kv_cache.usage,
+            prefix_cache_queries=counted.prefix_cache_queries,
+            prefix_cache_hits=counted.prefix_cache_hits,
+            num_preemptions=counted.num_preemptions,
+            prompt_tokens=counted.prompt_tokens,
+            generation_tokens=counted.generation_tokens,
+            num_finished=counted.num_finished,
+        )
 
     def add_request(self, request: Request) -> None:
         """Queue a request.

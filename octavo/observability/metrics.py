@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from octavo.engine.client import EngineClient
+from octavo.observability.stats import EngineStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +23,11 @@ class Gauge(Metric):
     """The value of this moment."""
 
 
-def snapshot(engine: EngineClient) -> list[Metric]:
-    stats = engine.stats
+def snapshot(stats: EngineStats) -> list[Metric]:
     return [
-        Gauge("vllm:num_requests_running", engine.num_running),
-        Gauge("vllm:num_requests_waiting", engine.num_waiting),
-        Gauge("vllm:kv_cache_usage_perc", engine.kv_cache_usage),
+        Gauge("vllm:num_requests_running", stats.num_running),
+        Gauge("vllm:num_requests_waiting", stats.num_waiting),
+        Gauge("vllm:kv_cache_usage_perc", stats.kv_cache_usage),
         Counter("vllm:prefix_cache_queries", stats.prefix_cache_queries),
         Counter("vllm:prefix_cache_hits", stats.prefix_cache_hits),
         Counter("vllm:num_preemptions", stats.num_preemptions),

@@ -58,7 +58,7 @@ def test_a_failed_step_ends_all_requests_and_the_engine_goes_on(async_scheduling
     with pytest.raises(EngineError, match="the device is on fire"):
         drain(engine)
     assert not engine.has_unfinished
-    assert engine.kv_cache_usage == 0
+    assert engine.stats.kv_cache_usage == 0
     engine.add_request(request("c", list(range(10))))
     assert len(drain(engine)["c"]) == 8
     assert engine.stats.prefix_cache_hits == 0  # nothing of the failed run is trusted
@@ -142,9 +142,9 @@ def test_ten_thousand_requests_wait_and_are_aborted_quickly() -> None:
     engine = make_engine(FakeExecutor(LAYOUT))
     for index in range(10_000):
         engine.add_request(request(str(index), [1, 2, 3]))
-    assert engine.num_waiting == 10_000
+    assert engine.stats.num_waiting == 10_000
     engine.finish_requests([str(index) for index in range(1, 10_000)], FinishReason.ABORT)
-    assert engine.num_waiting == 1
+    assert engine.stats.num_waiting == 1
     assert list(drain(engine)) == ["0"]
 
 

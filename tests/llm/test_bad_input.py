@@ -52,7 +52,7 @@ def llm(default_llm: LLM) -> Iterator[LLM]:
     yield default_llm
     (output,) = default_llm.generate("The capital of France is", GREEDY, use_tqdm=False)
     assert "Paris" in output.outputs[0].text
-    assert default_llm._engine.kv_cache_usage == 0
+    assert default_llm._engine.stats.kv_cache_usage == 0
 
 
 REQUESTS: dict[str, tuple[Callable[[LLM], Any], type[OctavoError], tuple[str, ...]]] = {

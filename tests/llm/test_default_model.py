@@ -90,4 +90,4 @@ def test_leaving_a_stream_aborts_it(default_llm: LLM) -> None:
     ):
         break
     assert not default_llm._engine._scheduler.requests  # type: ignore[attr-defined]
-    assert default_llm._engine.kv_cache_usage == 0
+    assert default_llm._engine.stats.kv_cache_usage == 0
