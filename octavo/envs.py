@@ -40,3 +40,9 @@ def log_level() -> str:
 def max_n_sequences() -> int:
     """OCTAVO_MAX_N_SEQUENCES, default 16384: the highest `n` of one request."""
     return int(os.environ.get("OCTAVO_MAX_N_SEQUENCES", "16384"))
+
+
+def api_keys() -> tuple[str, ...]:
+    """OCTAVO_API_KEY and VLLM_API_KEY, those that are not empty: keys that a server asks for, or a client sends."""
+    given = (os.environ.get(name, "") for name in ("OCTAVO_API_KEY", "VLLM_API_KEY"))
+    return tuple(dict.fromkeys(key for key in given if key))

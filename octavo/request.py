@@ -63,6 +63,7 @@ class Request:
     spec_token_ids: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0
     num_cached_tokens: int = -1  # prompt tokens found in the prefix cache; -1 until first scheduled
+    scheduled_ts: float = 0.0  # monotonic seconds of the first step that it is part of
     num_in_flight: int = 0  # tokens being sampled by steps whose output is not read yet
     block_ids: tuple[list[int], ...] = ()  # per KV-cache group; -1 where a window's block was freed
     block_hashes: list[bytes] = field(default_factory=list)
@@ -104,3 +105,4 @@ class RequestUpdate:
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
     num_cached_tokens: int = 0
+    scheduled_ts: float = 0.0  # monotonic seconds of the request's first step

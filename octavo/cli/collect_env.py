@@ -7,7 +7,7 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-from octavo import __version__
+from octavo.version import __version__
 
 PACKAGES = (
     "torch",

@@ -12,6 +12,7 @@ next token is being sampled is scheduled with a token that only the worker knows
 from __future__ import annotations
 
 import bisect
+import time
 from dataclasses import dataclass
 
 from octavo.batch import CachedRequests, NewRequest, ScheduledBatch, StepOutput
@@ -150,6 +151,7 @@ class Scheduler:
         request.num_computed_tokens = num_hit_tokens
         if request.num_cached_tokens < 0:
             request.num_cached_tokens = num_hit_tokens
+            request.scheduled_ts = time.monotonic()
             self.stats.prompt_tokens += request.num_prompt_tokens
             if not self._skips_cache(request):
                 self.stats.prefix_cache_queries += request.num_prompt_tokens
@@ -217,6 +219,7 @@ class Scheduler:
             new_token_ids=[],
             logprobs=None if logprobs is None else [],
             num_cached_tokens=request.num_cached_tokens,
+            scheduled_ts=request.scheduled_ts,
         )
         if not request.output_token_ids and self._wants_prompt_logprobs(request):
             update.prompt_logprobs = [None, *self._prompt_logprobs.pop(request.request_id, [])]
