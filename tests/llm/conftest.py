@@ -1,4 +1,4 @@
-"""Fixtures of the LLM tests: folders with tiny models, and LLMs over them that share a session."""
+"""Fixtures of the LLM tests: folders with tiny models, and LLMs over them."""
 
 from __future__ import annotations
 
@@ -34,9 +34,3 @@ def make_llm(tiny_folder: Callable[[str], Path]) -> Callable[..., LLM]:
         return LLM(str(tiny_folder(name)), **(settings | options))
 
     return make
-
-
-@pytest.fixture(scope="session")
-def default_llm(default_gguf: Path) -> LLM:
-    """The packaged default model in bfloat16, shared by all tests that only read it."""
-    return LLM(str(default_gguf), max_model_len=1024, use_tqdm_on_load=False)
