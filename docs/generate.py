@@ -1,4 +1,5 @@
-"""Writes the parts of the documentation that the code knows better: docs/models.md from the registry.
+"""Writes the parts of the documentation that the code knows better: docs/models.md from the registry, and the flags of
+`octavo serve` into docs/serving.md, between two marks.
 
 python docs/generate.py            write
 python docs/generate.py --check    fail when a file is not what would be written
@@ -6,16 +7,20 @@ python docs/generate.py --check    fail when a file is not what would be written
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
+from octavo.cli import serve
 from octavo.config import LOAD_FORMATS
 from octavo.kernels.gguf import BLOCK_FORMATS
 from octavo.loading.gguf_names import ARCHITECTURES as GGUF_ARCHITECTURES
 from octavo.loading.packages import PACKAGED_MODELS
 from octavo.models.registry import ARCHITECTURES
 
-PATH = Path(__file__).with_name("models.md")
+DOCS = Path(__file__).parent
+BEGIN = "<!-- flags: made by `make docs` from the code; do not edit -->"
+END = "<!-- end of the flags -->"
 
 
 def models_page() -> str:
@@ -53,12 +58,47 @@ def models_page() -> str:
     return "\n".join(lines)
 
 
+def serving_page() -> str:
+    text = (DOCS / "serving.md").read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        sys.exit(f"serving.md has lost one of its marks: {BEGIN} and {END}")
+    return "\n".join([before + BEGIN, "", *flag_tables(), END + after])
+
+
+def flag_tables() -> list[str]:
+    """One table per group of flags, in the order of the help."""
+    parser = argparse.ArgumentParser(add_help=False)
+    serve.add_arguments(parser)
+    groups: dict[str, list[argparse.Action]] = {}
+    for group in parser._action_groups:
+        flags = [action for action in group._group_actions if action.option_strings]
+        if flags:
+            groups[{"options": "Configuration"}.get(group.title or "", group.title or "")] = flags
+    lines = []
+    for title, flags in groups.items():
+        lines += [f"### {title}", "", "| flag | what it does |", "|---|---|"]
+        lines += [
+            f"| {' '.join(f'`{flag}`' for flag in action.option_strings)} | {_what(action)} |" for action in flags
+        ]
+        lines.append("")
+    return lines
+
+
+def _what(action: argparse.Action) -> str:
+    # Where the choices are numbers, the help says what each of them means.
+    choices = f"{', '.join(action.choices)}: " if action.choices and action.type is None else ""
+    return (choices + (action.help or "")).replace("%%", "%").replace("|", "\\|").replace("*", "\\*")
+
+
 def main() -> None:
-    text = models_page()
-    if "--check" not in sys.argv:
-        PATH.write_text(text, encoding="utf-8")
-    elif not PATH.exists() or PATH.read_text(encoding="utf-8") != text:
-        sys.exit(f"{PATH.name} is not what the code says; run `make docs`")
+    for name, text in (("models.md", models_page()), ("serving.md", serving_page())):
+        path = DOCS / name
+        if "--check" not in sys.argv:
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            sys.exit(f"{name} is not what the code says; run `make docs`")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,17 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from octavo import __version__
 from octavo.errors import ConfigError, OctavoError, RequestError
+from octavo.version import __version__
 
 # name: (module, what it does)
 COMMANDS = {
-    "generate": ("octavo.cli.generate", "complete prompts given as arguments or as lines of standard input"),
+    "serve": ("octavo.cli.serve", "serve a model over OpenAI's API"),
     "chat": ("octavo.cli.chat", "talk with a model in the terminal"),
+    "complete": ("octavo.cli.complete", "complete a text with a running server"),
+    "generate": ("octavo.cli.generate", "complete prompts given as arguments or as lines of standard input"),
+    "run-batch": ("octavo.cli.run_batch", "run a file of requests in OpenAI's batch format"),
+    "bench": ("octavo.cli.bench", "measure serve, throughput, latency or startup"),
     "collect-env": ("octavo.cli.collect_env", "print what a bug report should tell about this machine"),
 }
 
@@ -26,11 +30,18 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
         parsed, unknown = self.parse_known_args(args)
         if unknown:
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            near = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
+            near = difflib.get_close_matches(unknown[0].split("=")[0], self._flags(), n=1)
             hint = f"; did you mean {near[0]}?" if near else "; --help lists what there is"
             self.error(f"unknown argument {unknown[0]}{hint}")
         return parsed
+
+    def _flags(self) -> list[str]:
+        """Those of its subcommands too."""
+        found = [flag for action in self._actions for flag in action.option_strings]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                found += [flag for command in action.choices.values() for flag in command._flags()]
+        return found
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

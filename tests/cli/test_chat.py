@@ -1,7 +1,9 @@
-"""`octavo chat`: commands, history, streaming; with a fake LLM, and once as a process with the default model."""
+"""`octavo chat`: commands, history, streaming; with a fake LLM, with a server, and once as a process with a model."""
 
 from __future__ import annotations
 
+import argparse
+import io
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from local_server import App, Reply, events, serving
 
 from octavo import CompletionOutput, RequestOutput, SamplingParams
-from octavo.cli.chat import Conversation
-from octavo.errors import ContextLengthError
+from octavo.cli import chat
+from octavo.cli.chat import Conversation, LocalAnswerer
+from octavo.errors import ConfigError, ContextLengthError
 
 
 class FakeLLM:
@@ -37,7 +41,7 @@ def talk(*lines: str, system: str | None = None) -> FakeLLM:
     llm = FakeLLM()
     remaining = list(lines)
     fake: Any = llm
-    Conversation(fake, SamplingParams(), system).loop(lambda: remaining.pop(0) if remaining else None)
+    Conversation(LocalAnswerer(fake, SamplingParams()), system).loop(lambda: remaining.pop(0) if remaining else None)
     return llm
 
 
@@ -82,6 +86,59 @@ def test_an_interrupted_answer_stays_in_the_history(capsys: pytest.CaptureFixtur
     llm = talk("interrupt", "go on")
     assert "(stopped)" in capsys.readouterr().err
     assert llm.asked[1][1] == {"role": "assistant", "content": "you said interrupt"}
+
+
+def serve_chat(path: str, headers: dict[str, str], body: Any) -> Reply:
+    if path == "/v1/models":
+        return Reply({"data": [{"id": "m1"}, {"id": "m2"}]})
+    text = body["messages"][-1]["content"]
+    if text == "too long":
+        return Reply({"error": {"message": "it is too long", "code": "context_length_exceeded"}}, status=400)
+    if text == "break":
+        return Reply(pieces=events({"choices": [{"delta": {"content": "I was"}}]}), breaks_off=True)
+    contents = [{"choices": [{"delta": {"content": piece}}]} for piece in ("you said ", text)]
+    return Reply(pieces=events(*contents, {"choices": [], "usage": {"completion_tokens": 5}}, "[DONE]"))
+
+
+def chat_with(monkeypatch: pytest.MonkeyPatch, text: str, *flags: str) -> App:
+    app = App(serve_chat)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    parser = argparse.ArgumentParser()
+    chat.add_arguments(parser)
+    with serving(app) as url:
+        assert chat.run(parser.parse_args(["--url", url, *flags])) == 0
+    return app
+
+
+def test_a_server_answers_as_a_model_here_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--system-prompt", "s", "--temperature", "0.5", "-m", "m2"]
+    app = chat_with(monkeypatch, "hello\ntoo long\nbreak\nagain\n", *flags)
+    out, err = capsys.readouterr()
+    assert out == "you said hello\nI wasyou said again\n"
+    assert "5 tokens" in err
+    assert "it is too long (/clear forgets the conversation)" in err
+    assert "ended before the answer did" in err
+    bodies = [body for _, _, body in app.asked[1:]]
+    assert [roles(body["messages"]) for body in bodies] == [
+        ["system", "user"],
+        ["system", "user", "assistant", "user"],
+        ["system", "user", "assistant", "user"],
+        ["system", "user", "assistant", "user"],
+    ]
+    assert bodies[0]["model"] == "m2"
+    assert bodies[0]["temperature"] == 0.5
+    assert "top_p" not in bodies[0]
+
+
+def test_the_servers_first_model_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert chat_with(monkeypatch, "hello\n").asked[1][2]["model"] == "m1"
+
+
+def test_flags_of_an_engine_have_no_place_beside_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="--dtype has no effect with --url"):
+        chat_with(monkeypatch, "", "--dtype", "float32")
 
 
 @pytest.mark.slow

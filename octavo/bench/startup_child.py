@@ -1,0 +1,32 @@
+"""The process that `octavo bench startup` starts: it loads a model, makes one token and prints when it was where.
+
+Arguments: the engine's arguments as a JSON object, and the moment of its start on the monotonic clock.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+
+def main(arguments: str, started: float) -> None:
+    from octavo.llm import LLM
+    from octavo.sampling_params import SamplingParams
+
+    imported = time.monotonic()
+    with LLM(**json.loads(arguments)) as llm:
+        loaded = time.monotonic()
+        llm.generate("Hello", SamplingParams(max_tokens=1), use_tqdm=False)
+        answered = time.monotonic()
+    phases = {
+        "import": imported - started,
+        "load": loaded - imported,
+        "first_token": answered - loaded,
+        "total": answered - started,
+    }
+    print(json.dumps(phases))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], float(sys.argv[2]))

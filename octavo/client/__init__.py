@@ -1,0 +1,1 @@
+"""The side of the caller: an OpenAI-API client for the commands, on httpx."""
