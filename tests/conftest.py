@@ -19,6 +19,7 @@ def default_gguf() -> Path:
     """The GGUF file of the default model, downloaded on the first run of all."""
     return fetch_model(DEFAULT_MODEL, progress=False)
 
+
 @pytest.fixture(scope="session")
 def default_llm(default_gguf: Path) -> LLM:
     """The packaged default model in bfloat16, shared by all tests that only read it."""

@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, cast
 
 from fastapi import FastAPI, Request
 
-from octavo.errors import NotFoundError, unknown_name
+from octavo.errors import NotFoundError, shown
 from octavo.server.settings import ServerSettings
 
 if TYPE_CHECKING:
     from octavo.engine.async_engine import AsyncEngine
-
-_LONGEST_NAME = 200  # characters of an unknown one in a message
 
 
 def attach(app: FastAPI, engine: AsyncEngine, settings: ServerSettings) -> None:
@@ -39,5 +37,6 @@ def check_model(request: Request, model: str | None) -> str:
     if not model:
         return names[0]
     if model not in names:
-        raise NotFoundError(unknown_name("model", model[:_LONGEST_NAME], names), param="model")
+        valid = ", ".join(map(repr, names))
+        raise NotFoundError(f"there is no model {shown(model)} here; this server has {valid}", param="model")
     return model
