@@ -1,7 +1,7 @@
 """The environment variables that octavo reads. No other module reads `os.environ`.
 
 Each is a function, read when called, so that a process may set one before it builds an engine.
-Third-party libraries read their own (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, PIP_*, OMP_NUM_THREADS ...).
+Third-party libraries read their own (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, PIP_* ...).
 """
 
 from __future__ import annotations
@@ -30,6 +30,12 @@ def use_modelscope() -> bool:
 def hf_hub_offline() -> bool:
     """HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is true: nothing is downloaded, caches only."""
     return _flag("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+
+
+def omp_num_threads() -> int | None:
+    """OMP_NUM_THREADS, where it is a number of 1 or more: the threads of the kernels on a CPU."""
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(given) if given.isdigit() and int(given) > 0 else None
 
 
 def log_level() -> str:

@@ -13,7 +13,7 @@ VOCAB = 160
 CONTEXT = 256
 _SHARED: dict[str, Any] = {
     "vocab_size": VOCAB,
-    "hidden_size": 48,
+    "hidden_size": 64,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "max_position_embeddings": CONTEXT,
@@ -23,7 +23,7 @@ _SHARED: dict[str, Any] = {
     "initializer_range": 0.25,
 }
 _GROUPED = _SHARED | {"num_key_value_heads": 2, "intermediate_size": 80}
-_OPT = _SHARED | {"ffn_dim": 80, "init_std": 0.25, "word_embed_proj_dim": 48}
+_OPT = _SHARED | {"ffn_dim": 80, "init_std": 0.25, "word_embed_proj_dim": 64}
 _YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", _GROUPED | {"tie_word_embeddings": True}),

@@ -59,13 +59,14 @@ class AttentionBackend(ABC):
     """Serves all attention layers of a model.
 
     `specs` are those of the layers. The layers share dtype, head_dim, num_kv_heads and block_size (`select_backend`
-    checks it); sliding window and soft cap may differ. The KV cache must be finite everywhere, also where nothing was
-    written (allocate it zeroed): a masked key has weight 0, and 0 times not-a-number is not 0.
+    checks it); sliding window and soft cap may differ. `kernels` are the platform's, for a backend that is made of
+    them. The KV cache must be finite everywhere, also where nothing was written (allocate it zeroed): a masked key
+    has weight 0, and 0 times not-a-number is not 0.
     """
 
     name: ClassVar[str]
 
-    def __init__(self, specs: Sequence[AttentionSpec]) -> None:
+    def __init__(self, specs: Sequence[AttentionSpec], kernels: object) -> None:
         self.dtype = specs[0].dtype
         self.head_dim = specs[0].head_dim
         self.num_kv_heads = specs[0].num_kv_heads
@@ -73,8 +74,8 @@ class AttentionBackend(ABC):
 
     @classmethod
     @abstractmethod
-    def declines(cls, spec: AttentionSpec, device: torch.device) -> str | None:
-        """Why this backend can't serve `spec` on `device`; None when it can."""
+    def declines(cls, spec: AttentionSpec, device: torch.device, kernels: object) -> str | None:
+        """Why this backend can't serve `spec` on `device` with the platform's `kernels`; None when it can."""
 
     @staticmethod
     @abstractmethod

@@ -8,6 +8,7 @@ import torch
 
 from octavo.attention.base import AttentionBackend, AttentionSpec
 from octavo.attention.cpu_attn import CPUAttentionBackend
+from octavo.attention.torch_attn import TorchAttentionBackend
 from octavo.attention.torch_sdpa import TorchSDPABackend
 from octavo.errors import ConfigError, UnsupportedModelError, unknown_name
 from octavo.log import get_logger
@@ -15,7 +16,7 @@ from octavo.log import get_logger
 logger = get_logger(__name__)
 
 BACKENDS: dict[str, type[AttentionBackend]] = {
-    backend.name: backend for backend in (CPUAttentionBackend, TorchSDPABackend)
+    backend.name: backend for backend in (CPUAttentionBackend, TorchAttentionBackend, TorchSDPABackend)
 }
 
 # Names of the field that octavo has no backend for: the platform that they belong to.
@@ -30,9 +31,11 @@ UNAVAILABLE = {
 
 
 def select_backend(
-    requested: str | None, order: Sequence[str], specs: Sequence[AttentionSpec], device: torch.device
+    requested: str | None, order: Sequence[str], specs: Sequence[AttentionSpec], device: torch.device, kernels: object
 ) -> AttentionBackend:
     """The backend for layers of `specs` on `device`: `requested`, or the first of `order` that serves them.
+
+    `kernels` are the platform's: some backends are made of them.
 
     Raises:
         ConfigError: `requested` is unknown or declines.
@@ -42,25 +45,25 @@ def select_backend(
         name = requested.upper()
         if name not in BACKENDS and name not in UNAVAILABLE:
             raise ConfigError(unknown_name("attention_backend", requested, [*BACKENDS, *UNAVAILABLE]))
-        reason = _declines(name, specs, device)
+        reason = _declines(name, specs, device, kernels)
         if reason is not None:
             raise ConfigError(
                 f"attention_backend {requested!r} can't serve this model: {reason}; leave it out for the best that can "
                 f"(order on {device.type}: {', '.join(order)})"
             )
         logger.info("attention backend %s, as asked", name)
-        return BACKENDS[name](specs)
+        return BACKENDS[name](specs, kernels)
     reasons: list[str] = []
     for name in order:
-        reason = _declines(name, specs, device)
+        reason = _declines(name, specs, device, kernels)
         if reason is None:
             logger.info("attention backend %s%s", name, f" ({'; '.join(reasons)})" if reasons else "")
-            return BACKENDS[name](specs)
+            return BACKENDS[name](specs, kernels)
         reasons.append(f"{name} declined: {reason}")
     raise UnsupportedModelError(f"no attention backend serves this model on {device.type}: {'; '.join(reasons)}")
 
 
-def _declines(name: str, specs: Sequence[AttentionSpec], device: torch.device) -> str | None:
+def _declines(name: str, specs: Sequence[AttentionSpec], device: torch.device, kernels: object) -> str | None:
     if name in UNAVAILABLE:
         platform = UNAVAILABLE[name]
         if device.type in platform:
@@ -68,4 +71,4 @@ def _declines(name: str, specs: Sequence[AttentionSpec], device: torch.device) -
         return f"it belongs to {platform}, and this is {device.type}"
     if len({(spec.num_kv_heads, spec.head_dim, spec.dtype, spec.block_size) for spec in specs}) > 1:
         return "its layers have keys of several shapes"
-    return next((reason for spec in specs if (reason := BACKENDS[name].declines(spec, device))), None)
+    return next((reason for spec in specs if (reason := BACKENDS[name].declines(spec, device, kernels))), None)

@@ -34,7 +34,7 @@ class TorchSDPABackend(AttentionBackend):
     name: ClassVar[str] = "TORCH_SDPA"
 
     @classmethod
-    def declines(cls, spec: AttentionSpec, device: torch.device) -> str | None:
+    def declines(cls, spec: AttentionSpec, device: torch.device, kernels: object) -> str | None:
         return None
 
     @staticmethod

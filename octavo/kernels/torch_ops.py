@@ -10,9 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x [T, in] @ weight [out, in]^T + bias [out] -> [T, out]."""
-    return F.linear(x, weight, bias)
+class DenseLinear:
+    """x [T, in] @ weight [out, in]^T + bias [out] -> [T, out], with the weight as it lies."""
+
+    nbytes = 0
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, float_output: bool) -> None:
+        self._weight, self._bias, self._float_output = weight, bias, float_output
+
+    def __call__(self, x: Tensor) -> Tensor:
+        y = F.linear(x, self._weight, self._bias)
+        return y.float() if self._float_output else y
+
+
+def pack_linear(weight: Tensor, bias: Tensor | None, *, float_output: bool = False) -> DenseLinear:
+    """The function that multiplies with `weight`; `float_output` makes its results float32."""
+    return DenseLinear(weight, bias, float_output=float_output)
 
 
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:
@@ -39,6 +52,12 @@ def gemma_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Layer normalization over the last dimension (Ba et al. 2016, arXiv 1607.06450)."""
     return F.layer_norm(x, weight.shape, weight, bias, eps)
+
+
+def rotary_angles(positions: Tensor, inv_freq: Tensor, factor: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, [T, 1, D/2] of `dtype`, of positions [T] times inv_freq float32 [D/2]; both times `factor`."""
+    angles = (positions.float()[:, None] * inv_freq)[:, None, :]
+    return (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)
 
 
 def rotary_embedding(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -78,3 +97,16 @@ def relu(x: Tensor) -> Tensor:
 
 def gelu(x: Tensor) -> Tensor:
     return F.gelu(x)
+
+
+def argmax(x: Tensor) -> Tensor:
+    """The lowest index of the largest of each row of x [R, C] -> int64 [R]."""
+    return x.argmax(-1)
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    return x + y
+
+
+def scale(x: Tensor, factor: float) -> Tensor:
+    return x * factor

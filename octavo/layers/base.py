@@ -1,7 +1,8 @@
 """Layer: a module with weights that a checkpoint fills, and kernels that the platform chooses.
 
 A layer says which weights it has; it allocates them when told the dtype and the device, so that a model is built
-without memory first. `attach` is the joint between a model and its platform. Neither file nor platform is known here.
+without memory first. The functions `attach_*` are the joints between a model and its platform. Neither file nor
+platform is known here.
 """
 
 from __future__ import annotations
@@ -16,19 +17,24 @@ from octavo.attention.base import AttentionBackend
 from octavo.config import KVGroupSpec
 from octavo.kernels import torch_ops
 from octavo.layers.attention import Attention
-from octavo.quantization.base import Weight, dense, parameter
+from octavo.quantization.base import LinearFunction, Weight, dense, parameter
+
+Angles = tuple[Tensor, Tensor]  # cosines and sines
 
 
 class Kernels(Protocol):
     """The functions that layers call; `octavo.kernels.torch_ops` describes them."""
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor: ...
+    def pack_linear(self, weight: Tensor, bias: Tensor | None, *, float_output: bool = False) -> LinearFunction: ...
     def embedding(self, ids: Tensor, weight: Tensor) -> Tensor: ...
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor: ...
     def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor: ...
     def gemma_rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor: ...
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor: ...
+    def rotary_angles(self, positions: Tensor, inv_freq: Tensor, factor: float, dtype: torch.dtype) -> Angles: ...
     def rotary_embedding(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor: ...
+    def add(self, x: Tensor, y: Tensor) -> Tensor: ...
+    def scale(self, x: Tensor, factor: float) -> Tensor: ...
     def silu_and_mul(self, x: Tensor) -> Tensor: ...
     def gelu_and_mul(self, x: Tensor) -> Tensor: ...
     def gelu_tanh_and_mul(self, x: Tensor) -> Tensor: ...
@@ -69,17 +75,26 @@ class Layer(nn.Module):
     def finish_loading(self) -> None:
         """Called once when all weights are there."""
 
+    def attach(self, kernels: Kernels) -> None:
+        """Called once when the weights are loaded: from now on the layer calls `kernels`."""
+        self.kernels = kernels
+
     def dummy_value(self, name: str) -> float | None:
         """The constant that stands for parameter `name` in a model without a checkpoint; None: small random numbers."""
         return None
 
 
-def attach(model: nn.Module, *, kernels: Kernels, backend: AttentionBackend, groups: Sequence[KVGroupSpec]) -> None:
-    """Every layer of `model` calls `kernels`; every attention layer `backend`, with the metadata of its group."""
-    group_of = {layer_id: index for index, group in enumerate(groups) for layer_id in group.layer_ids}
+def attach_kernels(model: nn.Module, kernels: Kernels) -> None:
+    """Every layer of the loaded `model` calls `kernels`, which take the weights of linear layers over."""
     for module in model.modules():
         if isinstance(module, Layer):
-            module.kernels = kernels
-        elif isinstance(module, Attention):
+            module.attach(kernels)
+
+
+def attach_attention(model: nn.Module, backend: AttentionBackend, groups: Sequence[KVGroupSpec]) -> None:
+    """Every attention layer of `model` calls `backend`, with the metadata of its group."""
+    group_of = {layer_id: index for index, group in enumerate(groups) for layer_id in group.layer_ids}
+    for module in model.modules():
+        if isinstance(module, Attention):
             module.backend = backend
             module.group_id = group_of[module.layer_id]

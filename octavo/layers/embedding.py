@@ -5,26 +5,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from octavo.layers.base import Layer, Slot
+from octavo.layers.base import Kernels, Layer, Slot
 from octavo.layers.linear import Linear
 
 
 class Embedding(Layer):
-    """ids [T] -> [T, embedding_dim]."""
+    """ids [T] -> [T, embedding_dim]. Id 0 is row `first` of the table."""
 
     weight: nn.Parameter
 
-    def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
+    def __init__(self, num_embeddings: int, embedding_dim: int, *, first: int = 0) -> None:
         super().__init__(weight=(num_embeddings, embedding_dim))
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
+        self.first = first
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.kernels.embedding(ids, self.weight)
+        return self.kernels.embedding(ids, self.weight[self.first :])
 
 
 class LMHead(Linear):
-    """hidden [N, embedding_dim] -> logits [N, num_embeddings]. A tied head has no weight but the embedding's."""
+    """hidden [N, embedding_dim] -> float32 logits [N, num_embeddings]. A tied head uses the embedding's weight."""
+
+    float_output = True
 
     def __init__(self, embedding: Embedding, *, tied: bool) -> None:
         super().__init__(embedding.embedding_dim, embedding.num_embeddings)
@@ -42,7 +45,9 @@ class LMHead(Linear):
         if not self.tied_to:
             super().finish_loading()
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.tied_to:
-            return self.kernels.linear(x, self.tied_to[0].weight, None)
-        return super().forward(x)
+    def attach(self, kernels: Kernels) -> None:
+        if not self.tied_to:
+            super().attach(kernels)
+            return
+        self.kernels = kernels
+        self.multiply = kernels.pack_linear(self.tied_to[0].weight, None, float_output=True)

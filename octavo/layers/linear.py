@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from octavo.layers.base import Layer, Slot
-from octavo.quantization.base import LinearKernel, LinearMethod, Weight
+from octavo.layers.base import Kernels, Layer, Slot
+from octavo.quantization.base import LinearFunction, LinearMethod, Weight
 
 
 class Linear(Layer):
@@ -20,16 +20,14 @@ class Linear(Layer):
     method: LinearMethod
     weight: nn.Parameter
     bias: nn.Parameter | None
+    multiply: LinearFunction
+    float_output = False
 
     def __init__(self, in_features: int, out_features: int | Sequence[int], *, bias: bool = False) -> None:
         super().__init__()
         self.in_features = in_features
         self.shard_sizes = (out_features,) if isinstance(out_features, int) else tuple(out_features)
         self.has_bias = bias
-
-    @property
-    def linear_kernel(self) -> LinearKernel:
-        return self.kernels
 
     def create_weights(self, dtype: torch.dtype, device: torch.device) -> None:
         self.method.create_weights(self, dtype, device)
@@ -49,5 +47,9 @@ class Linear(Layer):
     def finish_loading(self) -> None:
         self.method.finish_loading(self)
 
+    def attach(self, kernels: Kernels) -> None:
+        super().attach(kernels)
+        self.method.attach(self, kernels)
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.method.apply(self, x)
+        return self.multiply(x)

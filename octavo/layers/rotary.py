@@ -70,11 +70,8 @@ class RotaryEmbedding(Layer):
         self.inv_freq = self.inv_freq.to(device)  # float32 whatever the dtype of the run: positions are large
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
-        angles = (positions.float()[:, None] * self.inv_freq)[:, None, :]
-        cos, sin = angles.cos(), angles.sin()
-        if self.attention_factor != 1.0:
-            cos, sin = cos * self.attention_factor, sin * self.attention_factor
-        return Rotation(cos.to(dtype), sin.to(dtype), self.kernels)
+        cos, sin = self.kernels.rotary_angles(positions, self.inv_freq, self.attention_factor, dtype)
+        return Rotation(cos, sin, self.kernels)
 
 
 def _inv_freq(head_dim: int, theta: float) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from octavo.layers.activation import GatedActivation
@@ -77,8 +76,9 @@ class RotaryAttention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             heads = qk.view(qk.shape[0], -1, self.head_dim)
             q, k = heads.split_with_sizes((self.attn.num_heads, self.attn.num_kv_heads), dim=1)
-            qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=1).view(qk.shape)
-        q, k = rotate(qk).split_with_sizes((self.q_size, self.kv_size), dim=-1)
+            q, k = rotate(self.q_norm(q).flatten(1)), rotate(self.k_norm(k).flatten(1))
+        else:
+            q, k = rotate(qk).split_with_sizes((self.q_size, self.kv_size), dim=-1)
         out: Tensor = self.o_proj(self.attn(q, k, v, ctx))
         return out
 

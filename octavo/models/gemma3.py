@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from octavo.layers.activation import GATED_ACTIVATIONS
 from octavo.layers.context import ForwardContext
+from octavo.layers.elementwise import Add, Scale
 from octavo.layers.embedding import Embedding, LMHead
 from octavo.layers.norm import GemmaRMSNorm
 from octavo.layers.rotary import RotaryEmbedding, Rotation
@@ -29,12 +30,23 @@ class Gemma3Layer(nn.Module):
         self.pre_feedforward_layernorm = GemmaRMSNorm(hidden_size, eps)
         self.mlp = mlp
         self.post_feedforward_layernorm = GemmaRMSNorm(hidden_size, eps)
+        self.add = Add()
 
     def forward(self, x: Tensor, rotate: Rotation, ctx: ForwardContext) -> Tensor:
         attended: Tensor = self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), rotate, ctx))
-        x = attended.add_(x)
-        out: Tensor = self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
-        return out.add_(x)
+        x = self.add(attended, x)
+        out: Tensor = self.add(self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x))), x)
+        return out
+
+
+class EmbeddingScale(Scale):
+    """Gemma was trained with this factor rounded to the dtype of the weights (25.25 for 640 in bfloat16)."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__(hidden_size**0.5)
+
+    def create_weights(self, dtype: torch.dtype, device: torch.device) -> None:
+        self.factor = torch.tensor(self.factor, dtype=dtype).item()
 
 
 class Gemma3ForCausalLM(CausalLM):
@@ -72,15 +84,14 @@ class Gemma3ForCausalLM(CausalLM):
         embed_tokens = Embedding(hf.integer("vocab_size"), shape.hidden_size)
         layers = [layer(layer_id, window) for layer_id, window in enumerate(windows)]
         self.model = DecoderStack(embed_tokens, list(layers), GemmaRMSNorm(shape.hidden_size, eps))
+        self.scale_embedding = EmbeddingScale(shape.hidden_size)
         self.rotary = RotaryEmbedding(hf.rope())
         self.local_rotary = RotaryEmbedding(hf.rope("rope_local_base_freq", scaled=False))
         self.lm_head = LMHead(embed_tokens, tied=hf.flag("tie_word_embeddings", True))
         self.final_soft_cap = hf.optional_number("final_logit_softcapping")
 
     def forward(self, input_ids: Tensor, positions: Tensor, ctx: ForwardContext) -> Tensor:
-        x = self.model.embed_tokens(input_ids)
-        # Gemma was trained with this factor rounded to the dtype of the weights (25.25 for 640 in bfloat16).
-        x = x * torch.tensor(x.shape[-1] ** 0.5, dtype=x.dtype).item()
+        x = self.scale_embedding(self.model.embed_tokens(input_ids))
         rotate, rotate_local = self.rotary(positions, x.dtype), self.local_rotary(positions, x.dtype)
         for layer, is_local in zip(self.model.layers, self.is_local, strict=True):
             x = layer(x, rotate_local if is_local else rotate, ctx)

@@ -11,6 +11,7 @@ from octavo.errors import ModelError
 from octavo.layers.activation import ACTIVATIONS, Activation
 from octavo.layers.attention import Attention
 from octavo.layers.context import ForwardContext
+from octavo.layers.elementwise import Add
 from octavo.layers.embedding import Embedding, LMHead
 from octavo.layers.linear import Linear
 from octavo.layers.norm import LayerNorm
@@ -47,14 +48,15 @@ class OPTLayer(nn.Module):
         self.activation = Activation(hf.choice("activation_function", ACTIVATIONS))
         self.fc2 = Linear(ffn_dim, hidden_size, bias=bias)
         self.final_layer_norm = LayerNorm(hidden_size)
+        self.add = Add()
 
     def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
         if self.norm_before:
-            x = x + self.self_attn(self.self_attn_layer_norm(x), ctx)
-            out: Tensor = x + self._mlp(self.final_layer_norm(x))
+            x = self.add(x, self.self_attn(self.self_attn_layer_norm(x), ctx))
+            out: Tensor = self.add(x, self._mlp(self.final_layer_norm(x)))
             return out
-        x = self.self_attn_layer_norm(x + self.self_attn(x, ctx))
-        out = self.final_layer_norm(x + self._mlp(x))
+        x = self.self_attn_layer_norm(self.add(x, self.self_attn(x, ctx)))
+        out = self.final_layer_norm(self.add(x, self._mlp(x)))
         return out
 
     def _mlp(self, x: Tensor) -> Tensor:
@@ -72,7 +74,10 @@ class OPTDecoder(nn.Module):
             raise ModelError(f"hidden_size ({hidden_size}) must be a multiple of num_attention_heads ({num_heads})")
         projected = hf.integer("word_embed_proj_dim")
         self.embed_tokens = Embedding(hf.integer("vocab_size"), projected)
-        self.embed_positions = Embedding(hf.integer("max_position_embeddings") + POSITION_OFFSET, hidden_size)
+        self.embed_positions = Embedding(
+            hf.integer("max_position_embeddings") + POSITION_OFFSET, hidden_size, first=POSITION_OFFSET
+        )
+        self.add = Add()
         self.project_in = Linear(projected, hidden_size) if projected != hidden_size else None
         self.layers = nn.ModuleList(
             OPTLayer(hf, hidden_size, num_heads, layer_id) for layer_id in range(hf.integer("num_hidden_layers"))
@@ -85,7 +90,7 @@ class OPTDecoder(nn.Module):
         x: Tensor = self.embed_tokens(input_ids)
         if self.project_in is not None:
             x = self.project_in(x)
-        x = x + self.embed_positions(positions + POSITION_OFFSET)
+        x = self.add(x, self.embed_positions(positions))
         for layer in self.layers:
             x = layer(x, ctx)
         if self.final_layer_norm is not None:

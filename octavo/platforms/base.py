@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,8 +30,8 @@ class Platform(ABC):
 
     @property
     @abstractmethod
-    def kernels(self) -> ModuleType:
-        """The module of kernels that the layers call on this device."""
+    def kernels(self) -> Any:
+        """The kernels that the layers call on this device: `octavo.layers.base.Kernels`."""
 
     @abstractmethod
     def traits(self) -> DeviceTraits: ...

@@ -5,6 +5,8 @@ from __future__ import annotations
 import mmap
 import os
 import platform
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
@@ -13,24 +15,39 @@ import psutil
 import torch
 from torch import Tensor
 
+from octavo import envs
 from octavo.config import DeviceTraits
 from octavo.kernels import torch_ops
+from octavo.kernels.cpu import CPUKernels
+from octavo.log import get_logger
 from octavo.platforms.base import Memory, Platform
+
+logger = get_logger(__name__)
+
+Kernels = ModuleType | CPUKernels
 
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 class CpuPlatform(Platform):
     name: ClassVar[str] = "cpu"
-    attention_backends: ClassVar[tuple[str, ...]] = ("CPU_ATTN", "TORCH_SDPA")
+    attention_backends: ClassVar[tuple[str, ...]] = ("CPU_ATTN", "TORCH_ATTN", "TORCH_SDPA")
 
     @property
     def device(self) -> torch.device:
         return torch.device("cpu")
 
-    @property
-    def kernels(self) -> ModuleType:
-        return torch_ops
+    @cached_property
+    def kernels(self) -> Kernels:
+        """Those in C++ where they were built, else those in plain torch."""
+        try:
+            extension = import_module("octavo._cpu")
+        except ImportError as error:
+            logger.warning("the C++ kernels are not there (%s): plain torch takes their place, and is slower", error)
+            return torch_ops
+        kernels = CPUKernels(extension, num_threads())
+        torch.set_num_threads(1)  # two teams of threads would wait for each other
+        return kernels
 
     def traits(self) -> DeviceTraits:
         return DeviceTraits(
@@ -60,8 +77,22 @@ class CpuPlatform(Platform):
 
     def describe(self) -> str:
         cores = len(os.sched_getaffinity(0))
-        capability = torch.backends.cpu.get_cpu_capability()
-        return f"cpu ({platform.machine()}, {capability}, {cores} cores, {torch.get_num_threads()} threads)"
+        kernels = self.kernels
+        how = kernels.describe() if isinstance(kernels, CPUKernels) else f"torch, {torch.get_num_threads()} threads"
+        return f"cpu ({platform.machine()}, {cores} cores, {how})"
+
+
+def num_threads() -> int:
+    """What this process may use: OMP_NUM_THREADS where it says, else the cores, within its control group's quota."""
+    asked = envs.omp_num_threads()
+    if asked is not None:
+        return asked
+    cores = min(len(os.sched_getaffinity(0)), psutil.cpu_count(logical=False) or 1)
+    try:
+        quota, period = (_CGROUP / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
 def _read_bytes(path: Path) -> int | None:

@@ -16,8 +16,18 @@ from octavo.quantization.gguf_tensor import GGUFTensor
 Weight = Tensor | GGUFTensor
 
 
-class LinearKernel(Protocol):
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor: ...
+class LinearFunction(Protocol):
+    """x [T, in_features] -> x @ weight^T + bias, [T, out_features]."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of its own; where there is some, the weight that it was made of is not needed any more."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+class LinearKernels(Protocol):
+    def pack_linear(self, weight: Tensor, bias: Tensor | None, *, float_output: bool = False) -> LinearFunction: ...
 
 
 class LinearLayer(Protocol):
@@ -28,9 +38,8 @@ class LinearLayer(Protocol):
     has_bias: bool
     weight: nn.Parameter  # made by the method
     bias: nn.Parameter | None  # made by the method
-
-    @property
-    def linear_kernel(self) -> LinearKernel: ...
+    multiply: LinearFunction  # made by the method, when it is attached to kernels
+    float_output: bool  # the result is float32 whatever the dtype of the run
 
 
 class LinearMethod(ABC):
@@ -48,11 +57,11 @@ class LinearMethod(ABC):
 
     @abstractmethod
     def finish_loading(self, linear: LinearLayer) -> None:
-        """After the last shard: repacks the weight into the form that `apply` multiplies with."""
+        """After the last shard."""
 
     @abstractmethod
-    def apply(self, linear: LinearLayer, x: Tensor) -> Tensor:
-        """x [T, in_features] -> [T, sum of shard_sizes]."""
+    def attach(self, linear: LinearLayer, kernels: LinearKernels) -> None:
+        """Sets `linear.multiply`, and lets go of what it does not need."""
 
 
 def parameter(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> nn.Parameter:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
-from octavo.quantization.base import LinearLayer, LinearMethod, Weight, dense, parameter
+from octavo.quantization.base import LinearKernels, LinearLayer, LinearMethod, Weight, dense, parameter
 
 
 class UnquantizedLinearMethod(LinearMethod):
@@ -22,10 +21,12 @@ class UnquantizedLinearMethod(LinearMethod):
         linear.bias[rows_of(linear, shard)].copy_(dense(tensor, linear.bias.dtype))
 
     def finish_loading(self, linear: LinearLayer) -> None:
-        """Plain weights are multiplied as they lie."""
+        """Nothing is left to do."""
 
-    def apply(self, linear: LinearLayer, x: Tensor) -> Tensor:
-        return linear.linear_kernel.linear(x, linear.weight, linear.bias)
+    def attach(self, linear: LinearLayer, kernels: LinearKernels) -> None:
+        linear.multiply = kernels.pack_linear(linear.weight, linear.bias, float_output=linear.float_output)
+        if linear.multiply.nbytes:
+            linear.weight = parameter((0, linear.in_features), linear.weight.dtype, linear.weight.device)
 
 
 def rows_of(linear: LinearLayer, shard: int) -> slice:

@@ -7,6 +7,7 @@ Knows slots, not requests' names: the worker decides which request has which slo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,10 +79,14 @@ class Sampler:
     """Samples tokens for up to `max_num_seqs` requests, each in a slot of its own.
 
     A request's tokens depend on its logits, its parameters, its seed and its history, not on the other rows, nor on
-    its slot: random numbers come from the seed and the index of the output token.
+    its slot: random numbers come from the seed and the index of the output token. `argmax` is the platform's: float32
+    [R, C] -> int64 [R].
     """
 
-    def __init__(self, *, vocab_size: int, max_num_seqs: int, device: torch.device) -> None:
+    def __init__(
+        self, *, vocab_size: int, max_num_seqs: int, device: torch.device, argmax: Callable[[Tensor], Tensor]
+    ) -> None:
+        self._argmax = argmax
         self._vocab_size = vocab_size
         self._device = device
         self._columns = _Columns(max_num_seqs)
@@ -140,7 +145,7 @@ class Sampler:
         random_rows = np.flatnonzero(self._columns.temperature[slots] > 0)
         if len(random_rows) == len(slots):
             return self._draw(logits, slots, history.num_output_tokens)
-        token_ids = logits.argmax(-1)
+        token_ids = self._argmax(logits)
         if len(random_rows):
             at = torch.from_numpy(random_rows).to(self._device)
             token_ids[at] = self._draw(logits[at], slots[random_rows], history.num_output_tokens[random_rows])

@@ -5,6 +5,8 @@ It applies the batch to its rows, runs the model, samples, and reads the result.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,14 +19,14 @@ from octavo.request import TokenLogprobs
 from octavo.sampling.logprobs import prompt_logprobs
 from octavo.sampling.sampler import History, Sampler, SamplerOutput
 from octavo.worker.input_batch import InputBatch, StepInputs
-from octavo.worker.step_graph import EagerStep, StepGraph
+from octavo.worker.step_graph import StepGraph
 
 
 class ModelRunner:
     """A loaded model with its KV cache, ready to run steps.
 
     `kv_caches` holds one tensor per layer, in the shape that `backend` declares; layers at the same place of different
-    groups share one tensor.
+    groups share one tensor. `graphs` run the forward pass: each step the first of them that accepts it.
     """
 
     def __init__(
@@ -34,6 +36,8 @@ class ModelRunner:
         backend: AttentionBackend,
         layout: KVCacheLayout,
         kv_caches: list[Tensor],
+        graphs: Sequence[StepGraph],
+        argmax: Callable[[Tensor], Tensor],
         config: SchedulerConfig,
         vocab_size: int,
         device: torch.device,
@@ -50,9 +54,9 @@ class ModelRunner:
             num_groups=len(layout.groups),
             device=device,
         )
-        self._sampler = Sampler(vocab_size=vocab_size, max_num_seqs=config.max_num_seqs, device=device)
+        self._sampler = Sampler(vocab_size=vocab_size, max_num_seqs=config.max_num_seqs, device=device, argmax=argmax)
         self._prompt_scored: dict[str, NewRequest] = {}  # requests that want log probabilities of their prompt
-        self._graphs: list[StepGraph] = [EagerStep(model)]
+        self._graphs = graphs
 
     @torch.inference_mode()
     def execute(self, batch: ScheduledBatch) -> StepOutput:

@@ -7,17 +7,22 @@ import gc
 import torch
 from torch import Tensor
 
+from octavo.attention.base import AttentionBackend
+from octavo.attention.cpu_attn import CPUAttentionBackend
 from octavo.attention.select import select_backend
 from octavo.batch import ScheduledBatch, StepOutput
 from octavo.config import EngineConfig, KVCacheLayout, KVGroupSpec
 from octavo.errors import UnsupportedModelError
-from octavo.layers.base import attach
+from octavo.layers.base import attach_attention, attach_kernels
+from octavo.layers.linear import Linear
 from octavo.loading.load_model import load_model
 from octavo.log import get_logger
 from octavo.models.base import CausalLM
 from octavo.platforms.base import Platform
 from octavo.worker.memory_plan import MemoryNeeds, activation_bytes, group_layers, layout, plan_memory
 from octavo.worker.model_runner import ModelRunner
+from octavo.worker.recorded_step import RecordedStep
+from octavo.worker.step_graph import EagerStep, StepGraph
 
 logger = get_logger(__name__)
 
@@ -45,6 +50,7 @@ class Worker:
 
     def load(self) -> None:
         self._model = load_model(self._config.model, self._config.load, self._platform.device)
+        attach_kernels(self._model, self._platform.kernels)
 
     def kv_capacity(self) -> KVCacheLayout:
         """Plan the memory, allocate the KV cache and get ready for steps."""
@@ -52,7 +58,8 @@ class Worker:
         specs = [layer.spec(self._dtype, config.cache.block_size) for layer in model.attention_layers()]
         if len({(spec.num_kv_heads, spec.head_dim) for spec in specs}) != 1:
             raise UnsupportedModelError("layers with KV heads of different number or size are not supported yet")
-        backend = select_backend(config.attention.backend, self._platform.attention_backends, specs, device)
+        kernels = self._platform.kernels
+        backend = select_backend(config.attention.backend, self._platform.attention_backends, specs, device, kernels)
         max_model_len = config.scheduler.max_model_len
         groups = group_layers(
             [None if (s.sliding_window or max_model_len) >= max_model_len else s.sliding_window for s in specs]
@@ -65,18 +72,39 @@ class Worker:
         shape = backend.kv_cache_shape(
             plan.num_blocks, config.cache.block_size, specs[0].num_kv_heads, specs[0].head_dim
         )
-        attach(model, kernels=self._platform.kernels, backend=backend, groups=groups)
+        attach_attention(model, backend, groups)
         kv_layout = layout(plan, groups)
+        kv_caches = self._allocate(shape, groups)
         self._runner = ModelRunner(
             model=model,
             backend=backend,
             layout=kv_layout,
-            kv_caches=self._allocate(shape, groups),
+            kv_caches=kv_caches,
+            graphs=self._graphs(backend, kv_layout, kv_caches),
+            argmax=kernels.argmax,
             config=config.scheduler,
             vocab_size=config.model.vocab_size,
             device=device,
         )
         return kv_layout
+
+    def _graphs(self, backend: AttentionBackend, kv_layout: KVCacheLayout, kv_caches: list[Tensor]) -> list[StepGraph]:
+        """The ways to run a step, the fastest first; the last one takes every step."""
+        graphs: list[StepGraph] = [EagerStep(self.model)]
+        kernels, scheduler = self._platform.kernels, self._config.scheduler
+        if isinstance(backend, CPUAttentionBackend) and not self._config.enforce_eager:
+            recorded = RecordedStep(
+                self.model,
+                kernels,
+                backend,
+                kv_layout.groups,
+                kv_caches,
+                max_num_tokens=scheduler.max_num_batched_tokens,
+                max_num_seqs=scheduler.max_num_seqs,
+                max_blocks=-(-scheduler.max_model_len // kv_layout.block_size),
+            )
+            graphs.insert(0, recorded)
+        return graphs
 
     def execute(self, batch: ScheduledBatch) -> StepOutput:
         return self.runner.execute(batch)
@@ -92,10 +120,11 @@ class Worker:
         gc.collect()
         memory = self._platform.memory()
         tensors = {t.data_ptr(): t.nbytes for t in [*self.model.parameters(), *self.model.buffers()]}
+        packed = sum(layer.multiply.nbytes for layer in self.model.modules() if isinstance(layer, Linear))
         return MemoryNeeds(
             total=memory.total,
             available=memory.available,
-            weights=sum(tensors.values()),
+            weights=sum(tensors.values()) + packed,
             activations=activation_bytes(
                 num_tokens=config.scheduler.max_num_batched_tokens,
                 num_seqs=config.scheduler.max_num_seqs,

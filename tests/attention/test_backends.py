@@ -1,31 +1,39 @@
-"""Both torch backends against attention in float64 over keys and values that lie in one piece."""
+"""The backends against attention in float64 over keys and values that lie in one piece."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
+from all_kernels import CPP_KERNELS
 from torch import Tensor
 
 from octavo.attention.base import AttentionBackend, AttentionMetadata, AttentionSpec
-from octavo.attention.cpu_attn import QUERIES_PER_PIECE, CPUAttentionBackend
+from octavo.attention.cpu_attn import CPUAttentionBackend
+from octavo.attention.torch_attn import QUERIES_PER_PIECE, TorchAttentionBackend
 from octavo.attention.torch_sdpa import TorchSDPABackend
+from octavo.kernels import torch_ops
+from octavo.kernels.cpu import CPUKernels, PagedCache
 
-BACKENDS: list[type[AttentionBackend]] = [CPUAttentionBackend, TorchSDPABackend]
-BLOCK_SIZE, HEAD_DIM = 4, 8
+BACKENDS = [
+    *((backend, torch_ops, 4, 8) for backend in (TorchAttentionBackend, TorchSDPABackend)),
+    *((CPUAttentionBackend, kernels, 16, head_dim) for kernels in CPP_KERNELS.values() for head_dim in (16, 80)),
+]
+Served = tuple[type[AttentionBackend], Any, int, int]  # with these kernels, for blocks and heads of this size
 
 
 @dataclass
 class Layer:
     num_heads: int = 6
     num_kv_heads: int = 2
-    head_dim: int = HEAD_DIM
+    head_dim: int = 8
     scale: float = 0.3
     sliding_window: int | None = None
     logits_soft_cap: float | None = None
 
-    def spec(self, dtype: torch.dtype) -> AttentionSpec:
+    def spec(self, dtype: torch.dtype, block_size: int) -> AttentionSpec:
         return AttentionSpec(
             num_heads=self.num_heads,
             num_kv_heads=self.num_kv_heads,
@@ -33,7 +41,7 @@ class Layer:
             dtype=dtype,
             sliding_window=self.sliding_window,
             logits_soft_cap=self.logits_soft_cap,
-            block_size=BLOCK_SIZE,
+            block_size=block_size,
         )
 
 
@@ -54,7 +62,7 @@ def naive(layer: Layer, q: Tensor, keys: Tensor, values: Tensor, causal: bool) -
 
 
 def run(
-    backend: type[AttentionBackend],
+    backend: Served,
     layer: Layer,
     lengths: list[tuple[int, int]],
     *,
@@ -63,26 +71,27 @@ def run(
 ) -> tuple[Tensor, Tensor]:
     """One step of requests with (tokens in the cache before, new tokens); what the backend and `naive` say."""
     torch.manual_seed(0)
-    served = backend([layer.spec(dtype)])
+    kind, kernels, block_size, layer.head_dim = backend
+    served = kind([layer.spec(dtype, block_size)], kernels)
     seq_lens = [before + new for before, new in lengths]
-    max_blocks = -(-max(seq_lens) // BLOCK_SIZE)
+    max_blocks = -(-max(seq_lens) // block_size)
     num_blocks = len(lengths) * max_blocks
-    cache = torch.randn(backend.kv_cache_shape(num_blocks, BLOCK_SIZE, layer.num_kv_heads, layer.head_dim)).to(dtype)
+    cache = torch.randn(kind.kv_cache_shape(num_blocks, block_size, layer.num_kv_heads, layer.head_dim)).to(dtype)
     table = torch.randperm(num_blocks).int().view(len(lengths), max_blocks)
     steps: list[tuple[Tensor, Tensor, Tensor]] = []
     for row, (before, new) in enumerate(lengths):
         q = torch.randn(new, layer.num_heads, layer.head_dim).to(dtype)
         keys, values = torch.randn(2, before + new, layer.num_kv_heads, layer.head_dim).to(dtype)
-        for position in range(before):
-            block = table[row, position // BLOCK_SIZE]
-            cache[0, block, :, position % BLOCK_SIZE] = keys[position]
-            cache[1, block, :, position % BLOCK_SIZE] = values[position]
+        if before:
+            past = torch.arange(before)
+            slots = table[row, past // block_size].long() * block_size + past % block_size
+            write(served, layer, cache, keys[:before], values[:before], slots)
         steps.append((q, keys, values))
-        left_behind = 0 if layer.sliding_window is None else max(0, before + 1 - layer.sliding_window) // BLOCK_SIZE
+        left_behind = 0 if layer.sliding_window is None else max(0, before + 1 - layer.sliding_window) // block_size
         table[row, :left_behind] = -1
-        table[row, -(-(before + new) // BLOCK_SIZE) :] = -1
+        table[row, -(-(before + new) // block_size) :] = -1
     slot_mapping = [
-        int(table[row, position // BLOCK_SIZE]) * BLOCK_SIZE + position % BLOCK_SIZE
+        int(table[row, position // block_size]) * block_size + position % block_size
         for row, (before, new) in enumerate(lengths)
         for position in range(before, before + new)
     ]
@@ -109,6 +118,23 @@ def run(
     return ours, torch.cat([naive(layer, *step, causal) for step in steps])
 
 
+def write(served: AttentionBackend, layer: Layer, cache: Tensor, keys: Tensor, values: Tensor, slots: Tensor) -> None:
+    """Tokens of earlier steps, by the backend's own way of writing them."""
+    num_tokens = len(slots)
+    metadata = AttentionMetadata(
+        query_start_loc=torch.tensor([0, num_tokens], dtype=torch.int32),
+        seq_lens=torch.tensor([num_tokens], dtype=torch.int32),
+        block_table=(slots[:: served.block_size] // served.block_size).int()[None],
+        slot_mapping=slots,
+        num_reqs=1,
+        num_tokens=num_tokens,
+        max_query_len=num_tokens,
+        max_seq_len=num_tokens,
+    )
+    q = torch.zeros(num_tokens, layer.num_heads, layer.head_dim, dtype=keys.dtype)
+    served.forward(layer, q, keys, values, cache, served.build(metadata, None))
+
+
 STEPS = {
     "prompt": [(0, 11)],
     "prompt-of-one": [(0, 1)],
@@ -124,7 +150,7 @@ LAYERS = {
     "no-sharing": Layer(num_kv_heads=6),
     "window": Layer(sliding_window=5),
     "window-of-one": Layer(sliding_window=1),
-    "window-of-a-block": Layer(sliding_window=BLOCK_SIZE),
+    "window-of-a-block": Layer(sliding_window=4),
     "soft-cap": Layer(logits_soft_cap=0.7),
     "window-and-soft-cap": Layer(sliding_window=6, logits_soft_cap=0.7),
 }
@@ -133,14 +159,14 @@ LAYERS = {
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
 @pytest.mark.parametrize("lengths", STEPS.values(), ids=STEPS)
-def test_against_float64(backend: type[AttentionBackend], layer: Layer, lengths: list[tuple[int, int]]) -> None:
-    ours, expected = run(backend, layer, lengths)
+def test_against_float64(backend: Served, layer: Layer, lengths: list[tuple[int, int]]) -> None:
+    ours, expected = run(backend, replace(layer), lengths)
     assert (ours - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("lengths", [STEPS["mixed"], STEPS["decode"]])
-def test_bfloat16(backend: type[AttentionBackend], lengths: list[tuple[int, int]]) -> None:
+def test_bfloat16(backend: Served, lengths: list[tuple[int, int]]) -> None:
     """Three digits are all that bfloat16 holds."""
     ours, expected = run(backend, Layer(), lengths, dtype=torch.bfloat16)
     assert ours.dtype == torch.bfloat16
@@ -148,7 +174,7 @@ def test_bfloat16(backend: type[AttentionBackend], lengths: list[tuple[int, int]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_all_tokens_see_all_when_not_causal(backend: type[AttentionBackend]) -> None:
+def test_all_tokens_see_all_when_not_causal(backend: Served) -> None:
     ours, expected = run(backend, Layer(), STEPS["mixed"], causal=False)
     assert (ours - expected).abs().max() < 1e-5
 
@@ -156,5 +182,41 @@ def test_all_tokens_see_all_when_not_causal(backend: type[AttentionBackend]) -> 
 @pytest.mark.parametrize("sliding_window", [None, 300])
 def test_long_prompt_is_cut_into_pieces(sliding_window: int | None) -> None:
     layer = Layer(num_heads=2, num_kv_heads=1, sliding_window=sliding_window)
-    ours, expected = run(CPUAttentionBackend, layer, [(3, QUERIES_PER_PIECE + 70)])
+    ours, expected = run(BACKENDS[0], layer, [(3, QUERIES_PER_PIECE + 70)])
     assert (ours - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("kernels", CPP_KERNELS.values(), ids=CPP_KERNELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sliding_window", [None, 700])
+def test_a_query_does_not_depend_on_what_is_beside_it(
+    kernels: CPUKernels, dtype: torch.dtype, sliding_window: int | None
+) -> None:
+    """Bit for bit: as part of a prompt, of a chunk, alone, and with its segments on several threads or on one."""
+    torch.manual_seed(1)
+    num_heads, num_kv_heads, head_dim, block_size, length = 6, 2, 32, 32, 1300
+    cache = PagedCache(
+        torch.zeros(64, num_kv_heads, 2, block_size * head_dim, dtype=dtype), num_kv_heads, head_dim, block_size
+    )
+    table = torch.randperm(64)[: -(-length // block_size)].int()[None]
+    slots = table[0, torch.arange(length) // block_size].long() * block_size + torch.arange(length) % block_size
+    k, v = torch.randn(2, length, num_kv_heads, head_dim).to(dtype)
+    kernels.cache_write(cache, k, v, slots)
+    q = torch.randn(length, num_heads, head_dim).to(dtype)
+
+    def attend(first: int, last: int) -> Tensor:
+        return kernels.paged_attention(
+            cache,
+            q[first:last],
+            query_start_loc=torch.tensor([0, last - first], dtype=torch.int32),
+            seq_lens=torch.tensor([last], dtype=torch.int32),
+            block_table=table,
+            scale=0.2,
+            soft_cap=0.0,
+            sliding_window=sliding_window or 0,
+            causal=True,
+        )
+
+    whole = attend(0, length)
+    for first, last in [(0, 7), (500, 530), (1100, 1300), (1299, 1300), (640, 641), (0, 1)]:
+        assert torch.equal(attend(first, last), whole[first:last])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from all_kernels import KERNELS
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
@@ -27,7 +28,14 @@ def filled(layer: Layer, dtype: torch.dtype = torch.float32) -> dict[Slot, Tenso
         for slot, tensor in weights.items():
             layer.load_weight(slot, tensor)
     layer.finish_loading()
+    layer.attach(Layer.kernels)
     return weights
+
+
+@pytest.fixture(autouse=True, params=KERNELS)
+def each_kind_of_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs with plain torch, and with the C++ kernels of every instruction set."""
+    monkeypatch.setattr(Layer, "kernels", KERNELS[request.param])
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from all_kernels import BEST_KERNELS
 from torch import Tensor
 
 from octavo.attention.base import AttentionMetadata
 from octavo.attention.select import select_backend
 from octavo.config import KVGroupSpec
 from octavo.kernels import torch_ops
-from octavo.layers.base import attach
+from octavo.layers.base import attach_attention, attach_kernels
 from octavo.layers.context import ForwardContext
 from octavo.models.base import CausalLM
 
@@ -23,7 +24,8 @@ class PagedRunner:
         self.model, self.block_size = model, block_size
         layers = model.attention_layers()
         specs = [layer.spec(torch.float32, block_size) for layer in layers]
-        self.backend = select_backend(backend, [backend], specs, torch.device("cpu"))
+        kernels = BEST_KERNELS if backend == "CPU_ATTN" else torch_ops
+        self.backend = select_backend(backend, [backend], specs, torch.device("cpu"), kernels)
         windows = list(dict.fromkeys(spec.sliding_window for spec in specs))
         self.groups = [
             KVGroupSpec(
@@ -32,7 +34,8 @@ class PagedRunner:
             )
             for window in windows
         ]
-        attach(model, kernels=torch_ops, backend=self.backend, groups=self.groups)
+        attach_kernels(model, kernels)
+        attach_attention(model, self.backend, self.groups)
         blocks_each = -(-max_len // block_size)
         num_blocks = num_requests * blocks_each * len(self.groups)
         shape = self.backend.kv_cache_shape(num_blocks, block_size, specs[0].num_kv_heads, specs[0].head_dim)

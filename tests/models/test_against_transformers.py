@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from all_kernels import CPP_KERNELS
 from models.paged_runner import PagedRunner
 from models.transformers_reference import reference_logits, reference_model, same_model
 from torch import Tensor
@@ -20,10 +21,11 @@ from transformers import (
     Qwen3Config,
 )
 
-VOCAB_SIZE, LENGTH, BLOCK_SIZE = 61, 23, 4
+VOCAB_SIZE, LENGTH = 61, 23
+BLOCK_SIZES = {"CPU_ATTN": 16, "TORCH_ATTN": 4, "TORCH_SDPA": 4}
 SMALL: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
-    "hidden_size": 32,
+    "hidden_size": 64,
     "intermediate_size": 48,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
@@ -36,12 +38,12 @@ SMALL: dict[str, Any] = {
 }
 OPT: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
-    "hidden_size": 32,
+    "hidden_size": 64,
     "ffn_dim": 48,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "max_position_embeddings": 64,
-    "word_embed_proj_dim": 32,
+    "word_embed_proj_dim": 64,
 }
 GEMMA3: dict[str, Any] = SMALL | {"head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 6}
 GEMMA3 |= {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "tie_word_embeddings": True}
@@ -65,7 +67,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "llama": llama(),
     "llama-tied": llama(tie_word_embeddings=True),
     "llama-biases": llama(attention_bias=True, mlp_bias=True),
-    "llama-head-dim": llama(head_dim=12, num_key_value_heads=1),
+    "llama-head-dim": llama(head_dim=48, num_key_value_heads=1),
     "llama-gelu": llama(hidden_act="gelu", num_key_value_heads=4),
     "llama-theta": llama(rope_parameters={"rope_type": "default", "rope_theta": 500.0}),
     "llama-linear": rope("linear"),
@@ -104,11 +106,11 @@ def tokens() -> Tensor:
     return torch.randint(3, VOCAB_SIZE, (LENGTH,), generator=torch.Generator().manual_seed(5))
 
 
-@pytest.fixture(params=["CPU_ATTN", "TORCH_SDPA"])
+@pytest.fixture(params=[name for name in BLOCK_SIZES if name != "CPU_ATTN" or CPP_KERNELS])
 def runner(request: pytest.FixtureRequest, reference: PreTrainedModel) -> PagedRunner:
-    return PagedRunner(
-        same_model(reference), num_requests=4, max_len=LENGTH + 1, block_size=BLOCK_SIZE, backend=request.param
-    )
+    block_size = BLOCK_SIZES[request.param]
+    model = same_model(reference)
+    return PagedRunner(model, num_requests=4, max_len=LENGTH + 1, block_size=block_size, backend=request.param)
 
 
 def assert_same(ours: Tensor, theirs: Tensor) -> None:

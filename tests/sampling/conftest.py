@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from all_kernels import BEST_KERNELS
 from torch import Tensor
 
 from octavo.batch import NewRequest
@@ -45,7 +46,9 @@ def sample_requests(
 ) -> SamplerOutput:
     """Row i of `logits` is that of requests[i], which sits in slots[i]; unused history is full of token 1."""
     slots = list(range(len(requests))) if slots is None else slots
-    sampler = Sampler(vocab_size=logits.shape[1], max_num_seqs=max(slots) + 1, device=torch.device("cpu"))
+    sampler = Sampler(
+        vocab_size=logits.shape[1], max_num_seqs=max(slots) + 1, device=torch.device("cpu"), argmax=BEST_KERNELS.argmax
+    )
     longest = max(len(r.token_ids) for r in requests) + 3
     token_ids = torch.ones(max(slots) + 1, longest, dtype=torch.int32)
     for slot, request in zip(slots, requests, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from all_kernels import BEST_KERNELS
 from scipy import stats
 
 from octavo.sampling.sampler import History, Sampler
@@ -112,7 +113,7 @@ def test_generation_continues_alike_after_a_preemption(request_of):
     params = {"seed": 11, "temperature": 1.2, "frequency_penalty": 1.0, "top_p": 0.95}
 
     def generate(moved):
-        sampler = Sampler(vocab_size=V, max_num_seqs=4, device=torch.device("cpu"))
+        sampler = Sampler(vocab_size=V, max_num_seqs=4, device=torch.device("cpu"), argmax=BEST_KERNELS.argmax)
         token_ids = torch.zeros(4, 32, dtype=torch.int32)
         tokens, slot = [5, 6], 1
         token_ids[slot, :2] = torch.tensor(tokens)
@@ -133,7 +134,7 @@ def test_generation_continues_alike_after_a_preemption(request_of):
 
 
 def test_a_slot_forgets_its_last_request(request_of):
-    sampler = Sampler(vocab_size=V, max_num_seqs=1, device=torch.device("cpu"))
+    sampler = Sampler(vocab_size=V, max_num_seqs=1, device=torch.device("cpu"), argmax=BEST_KERNELS.argmax)
     history = History(torch.ones(1, 8, dtype=torch.int32), np.array([2]), np.array([1]))
     logits = torch.arange(V, dtype=torch.float32)[None]
     loud = request_of(
@@ -212,7 +213,7 @@ def test_everything_masked_still_gives_a_token(sample, request_of):
 
 def test_history_on_the_device_alone_counts(request_of):
     """The token ids of a request as added are not read: the newest tokens stand in the history only."""
-    sampler = Sampler(vocab_size=V, max_num_seqs=2, device=torch.device("cpu"))
+    sampler = Sampler(vocab_size=V, max_num_seqs=2, device=torch.device("cpu"), argmax=BEST_KERNELS.argmax)
     sampler.add(1, request_of([1], temperature=0, presence_penalty=2.0, bad_words=[[30, 31]]))
     logits = torch.zeros(1, V)
     logits[0, [30, 31, 32]] = torch.tensor([3.0, 2.5, 2.0])

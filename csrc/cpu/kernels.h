@@ -1,0 +1,227 @@
+// What the kernels of every instruction set offer. Each is called by all members of a team, which share the work out.
+//
+// T rows ("tokens") are given as `rows` when the kernel runs, apart from the other arguments, so that a recorded call can
+// be replayed with another number of rows. Strides are counted in elements.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "pool.h"
+
+namespace octavo {
+
+enum class DType : int { kFloat32 = 0, kBFloat16 = 1 };
+
+inline size_t size_of(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+
+// A matrix [n, k] in the order in which the kernels read it: panels of 48 rows of it (output columns), and within a panel
+// k-major, 16 rows side by side, 4 bytes of k per row. The rows of the last panel are filled up to a multiple of 16.
+struct PackedMatrix {
+  DType dtype;
+  int n, k;
+  int padded_k;  // a multiple of 32
+  const uint8_t* data;
+
+  static constexpr int kPanel = 48;
+  int num_panels() const { return (n + kPanel - 1) / kPanel; }
+  size_t panel_bytes() const { return size_t(kPanel) * padded_k * size_of(dtype); }
+};
+
+// Where a product with a matrix of n rows goes.
+struct LinearOutput {
+  int n;
+  const float* bias;  // [n], or null
+  void* y;            // [rows, n]
+  int64_t y_stride;
+  DType y_dtype;
+};
+
+// y = x @ w^T + bias
+struct LinearArgs {
+  const PackedMatrix* w;
+  const void* x;  // [rows, k], of w's dtype
+  int64_t x_stride;
+  LinearOutput out;
+};
+
+// A matrix [n, k] of small integers with scales: weight = scale * (code - offset) + min. Panels of 48 rows of it, whose
+// bytes lie in the order in which they are read. A panel is a sequence of units of 64 k: the codes, k-major, 16 rows side
+// by side; then the fp16 scales [64 / block][48], and the fp16 minimums, if any. 8 bits: 4 k of a row lie together. 4 bits:
+// a line of 16 rows holds 4 k in the low halves of its bytes and the k 16 further on in the high halves; 4 such lines are a
+// block of 32. Where a row of the matrix has one scale, these are float [48] behind the panel's last unit.
+struct QuantMatrix {
+  int bits;   // 4 or 8
+  int block;  // columns that share a scale: 16, 32, or 0 for the whole row
+  bool has_min;
+  int offset;  // 0 where there are minimums
+  int n, k;
+  int padded_k;  // a multiple of 64
+  const uint8_t* data;
+
+  static constexpr int kPanel = 48;
+  static constexpr int kUnit = 64;
+  int num_panels() const { return (n + kPanel - 1) / kPanel; }
+  int num_units() const { return padded_k / kUnit; }
+  size_t code_bytes() const { return size_t(kPanel) * kUnit * bits / 8; }              // of a unit
+  size_t scale_bytes() const { return block ? size_t(kPanel) * (kUnit / block) * 2 : 0; }  // of a unit
+  size_t unit_bytes() const { return code_bytes() + scale_bytes() * (has_min ? 2 : 1); }
+  size_t panel_bytes() const { return num_units() * unit_bytes() + (block ? 0 : kPanel * sizeof(float)); }
+
+  // A row of activations as the kernels quantize it: int8 [padded_k], then float scales, one for 32 columns or for the row,
+  // then for each of the matrix's blocks what its offset or its minimum is multiplied with.
+  int num_x_scales() const { return block ? padded_k / 32 : 1; }
+  int num_x_sums() const { return block == 16 ? padded_k / 16 : num_x_scales(); }
+  size_t x_bytes() const { return (padded_k + 4 * size_t(num_x_scales() + num_x_sums()) + 63) / 64 * 64; }
+};
+
+// y = x @ w^T + bias with a quantized matrix.
+struct QuantLinearArgs {
+  const QuantMatrix* w;
+  DType x_dtype;
+  const void* x;  // [rows, k]
+  int64_t x_stride;
+  LinearOutput out;
+  uint8_t* scratch;  // w->x_bytes() for every row and at least for every member, from a multiple of 64 on
+};
+
+enum class Norm : int { kRms = 0, kGemmaRms = 1, kLayer = 2 };
+
+// y = norm(x), or residual += x; y = norm(residual)
+struct NormArgs {
+  Norm kind;
+  DType dtype;
+  const void* x;  // [rows, groups, channels]; the groups of a row lie next to each other
+  int64_t x_stride;
+  void* residual;  // as x, or null
+  int64_t residual_stride;
+  const void* weight;  // [channels]
+  const void* bias;    // [channels], for kLayer
+  void* y;             // [rows, groups, channels]
+  int64_t y_stride;
+  int channels;
+  int groups;  // each with a norm of its own
+  float eps;
+};
+
+// cos and sin of positions * inv_freq, times `factor`
+struct AnglesArgs {
+  DType dtype;
+  const int64_t* positions;  // [rows]
+  const float* inv_freq;     // [half]
+  float factor;
+  int half;
+  void *cos, *sin;  // [rows, half]
+};
+
+// y = rotate(x) for heads of `head_dim` numbers, of which the first 2 * half are rotated in pairs (i, i + half)
+struct RotaryArgs {
+  DType dtype;
+  const void* x;  // [rows, num_heads, head_dim]
+  int64_t x_stride;
+  const void *cos, *sin;  // [rows, half]
+  int64_t angle_stride;
+  void* y;  // [rows, num_heads, head_dim]
+  int64_t y_stride;
+  int num_heads, head_dim, half;
+};
+
+enum class Activation : int { kSilu = 0, kGelu = 1, kGeluTanh = 2, kRelu = 3 };
+
+// y = act(x), or act(first half of x) * second half
+struct ActivationArgs {
+  Activation kind;
+  DType dtype;
+  const void* x;  // [rows, channels or 2 * channels]
+  int64_t x_stride;
+  void* y;  // [rows, channels]
+  int64_t y_stride;
+  int channels;
+  bool gated;
+};
+
+// z = x * factor + y
+struct CombineArgs {
+  DType dtype;
+  const void* x;  // [rows, channels]
+  int64_t x_stride;
+  const void* y;  // the same, or null
+  int64_t y_stride;
+  float factor;
+  void* z;  // [rows, channels], rows next to each other
+  int channels;
+};
+
+// y[t] = table[ids[t]]
+struct GatherArgs {
+  size_t row_bytes;
+  const uint8_t* table;
+  int64_t num_rows;
+  const int64_t* ids;  // [rows]
+  uint8_t* y;          // [rows, row_bytes]
+};
+
+// y[t] = the lowest index of the largest of x[t]; a NaN is never the largest
+struct ArgmaxArgs {
+  const float* x;  // [rows, channels]
+  int64_t x_stride;
+  int channels;
+  int64_t* y;  // [rows]
+};
+
+// One layer's part of the KV cache: [block][kv head] of pages; a page holds, in pieces of 16 tokens, all keys, then all
+// values. bf16: keys [head_dim / 2][16][2], values [8][head_dim][2]. float: keys [head_dim][16], values [16][head_dim].
+struct CacheArgs {
+  DType dtype;
+  void* cache;
+  int num_kv_heads, head_dim, block_size;
+};
+
+struct CacheWriteArgs {
+  CacheArgs cache;
+  const void *k, *v;  // [rows, num_kv_heads, head_dim]
+  int64_t k_stride, v_stride;
+  const int64_t* slots;  // [rows], block * block_size + offset
+};
+
+struct AttentionArgs {
+  CacheArgs cache;
+  const void* q;  // [rows, num_heads, head_dim]
+  int64_t q_stride;
+  void* y;  // [rows, num_heads, head_dim]
+  int64_t y_stride;
+  int num_heads;
+  float scale;
+  float soft_cap;       // 0: none
+  int sliding_window;   // tokens that a query sees, itself included; 0: all
+  bool causal;
+  int num_requests;
+  const int32_t* query_start;  // [num_requests + 1]
+  const int32_t* seq_lens;     // [num_requests]
+  const int32_t* block_table;  // [num_requests, table_stride]
+  int64_t table_stride;
+  float* partials;  // room for `num_partials` floats: results of segments that several members compute
+  int64_t num_partials;
+};
+
+struct Kernels {
+  const char* name;
+  void (*linear)(const LinearArgs&, int rows, int tid, Pool&);
+  void (*quant_linear)(const QuantLinearArgs&, int rows, int tid, Pool&);
+  void (*norm)(const NormArgs&, int rows, int tid, Pool&);
+  void (*angles)(const AnglesArgs&, int rows, int tid, Pool&);
+  void (*rotary)(const RotaryArgs&, int rows, int tid, Pool&);
+  void (*activation)(const ActivationArgs&, int rows, int tid, Pool&);
+  void (*combine)(const CombineArgs&, int rows, int tid, Pool&);
+  void (*gather)(const GatherArgs&, int rows, int tid, Pool&);
+  void (*argmax)(const ArgmaxArgs&, int rows, int tid, Pool&);
+  void (*cache_write)(const CacheWriteArgs&, int rows, int tid, Pool&);
+  void (*attention)(const AttentionArgs&, int tid, Pool&);
+};
+
+extern const Kernels kPortable;
+#if defined(__x86_64__)
+extern const Kernels kAvx2;
+extern const Kernels kAvx512;
+#endif
+
+}  // namespace octavo

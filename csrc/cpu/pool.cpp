@@ -1,0 +1,75 @@
+#include "pool.h"
+
+#include <sched.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace octavo {
+namespace {
+
+constexpr int kSpinsBeforeSleep = 20000;  // some 200 us
+constexpr int kSpinsBeforeYield = 4000;   // a member that waits longer may share its core with the one it waits for
+
+inline void relax() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+}  // namespace
+
+Pool::Pool(int num_threads) : size_(num_threads), lines_(num_threads) {
+  for (int tid = 1; tid < size_; tid++) threads_.emplace_back([this, tid] { work(tid); });
+}
+
+Pool::~Pool() {
+  quit_.store(true, std::memory_order_relaxed);
+  job_.fetch_add(1, std::memory_order_release);
+  job_.notify_all();
+  for (auto& thread : threads_) thread.join();
+}
+
+void Pool::work(int tid) {
+  uint32_t seen = 0;
+  while (true) {
+    for (int spins = 0; job_.load(std::memory_order_acquire) == seen; spins++) {
+      if (spins < kSpinsBeforeSleep)
+        relax();
+      else
+        job_.wait(seen, std::memory_order_acquire);
+    }
+    seen++;
+    if (quit_.load(std::memory_order_relaxed)) return;
+    fn_(context_, tid, *this);
+    barrier(tid);
+  }
+}
+
+void Pool::run(Job fn, void* context) {
+  std::lock_guard<std::mutex> guard(one_job_);
+  fn_ = fn;
+  context_ = context;
+  job_.fetch_add(1, std::memory_order_release);
+  job_.notify_all();
+  fn(context, 0, *this);
+  barrier(0);
+}
+
+void Pool::barrier(int tid) {
+  const uint32_t epoch = lines_[tid].epoch.load(std::memory_order_relaxed) + 1;
+  lines_[tid].epoch.store(epoch, std::memory_order_release);
+  for (int other = 0; other < size_; other++) {
+    for (int spins = 0; int32_t(lines_[other].epoch.load(std::memory_order_acquire) - epoch) < 0; spins++) {
+      if (spins < kSpinsBeforeYield)
+        relax();
+      else
+        sched_yield();
+    }
+  }
+}
+
+}  // namespace octavo

@@ -1,0 +1,344 @@
+"""The kernels of the layers in C++ (csrc/cpu): the fast twin of torch_ops on a CPU.
+
+The extension knows addresses, shapes and strides; this module takes tensors, checks them, and makes room for results. A
+step can be recorded: then nothing is computed, but every call is noted down, to be replayed with other numbers of rows.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+_RMS, _GEMMA_RMS, _LAYER = range(3)
+_SILU, _GELU, _GELU_TANH, _RELU = range(4)
+_NUM_PARTIALS = 1 << 20  # floats for the parts of long contexts that several threads attend to
+
+
+@dataclass(frozen=True, slots=True)
+class PagedCache:
+    """One layer's keys and values: [num_blocks, num_kv_heads, 2, block_size * head_dim] of the kernels' own order."""
+
+    pages: Tensor
+    num_kv_heads: int
+    head_dim: int
+    block_size: int
+
+
+class PackedLinear:
+    """x [T, in] @ weight [out, in]^T + bias [out] -> [T, out], with a copy of the weight in the kernels' order."""
+
+    def __init__(self, kernels: CPUKernels, weight: Tensor, bias: Tensor | None, *, float_output: bool) -> None:
+        self._kernels = kernels
+        self._bias = None if bias is None else bias.float().contiguous()
+        self._float_output = float_output
+        self._size = weight.shape[0]
+        self._packed = kernels.extension.Packed(_DTYPES[weight.dtype], *weight.shape)
+        rows = weight if weight.stride(-1) == 1 else weight.contiguous()
+        self._packed.fill(rows.data_ptr(), rows.stride(0), 0, self._size)
+
+    @property
+    def nbytes(self) -> int:
+        return int(self._packed.nbytes)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        rows, stride = _matrix(x)
+        assert x.shape[-1] == self._packed.k
+        dtype = torch.float32 if self._float_output else x.dtype
+        y = self._kernels.empty((rows, self._size), dtype)
+        bias = 0 if self._bias is None else self._bias.data_ptr()
+        self._kernels.team.linear(
+            self._packed, x.data_ptr(), stride, bias, y.data_ptr(), self._size, dtype is torch.float32, rows
+        )
+        return y
+
+
+class CPUKernels:
+    """The kernels, and the team of threads that runs them. Methods are those of torch_ops, and attention.
+
+    Args:
+        extension: the module octavo._cpu.
+        num_threads: members of the team, the calling thread included.
+        isa: the instruction set; "" is the best of this machine.
+    """
+
+    dtypes = tuple(_DTYPES)
+
+    def __init__(self, extension: Any, num_threads: int, isa: str = "") -> None:
+        self.extension = extension
+        self.team = extension.Team(num_threads, isa)
+        self.empty: Callable[[tuple[int, ...], torch.dtype], Tensor] = _empty
+        self._partials = torch.empty(_NUM_PARTIALS)
+
+    def describe(self) -> str:
+        return f"{self.team.isa} kernels, {self.team.num_threads} threads"
+
+    # ---- recording ----
+
+    def record(self, forward: Callable[[], Tensor], num_rows: int) -> Recording:
+        """Note down the kernel calls of `forward`, whose tensors have `num_rows` rows, or a multiple of that."""
+        arena = _Arena()
+        self.empty = arena.empty
+        self.team.start_recording(num_rows)
+        try:
+            result = forward()
+        finally:
+            calls = self.team.finish_recording()
+            self.empty = _empty
+        return Recording(self.team, calls, result, arena)
+
+    # ---- layers ----
+
+    def pack_linear(self, weight: Tensor, bias: Tensor | None, *, float_output: bool = False) -> PackedLinear:
+        return PackedLinear(self, weight, bias, float_output=float_output)
+
+    def embedding(self, ids: Tensor, weight: Tensor) -> Tensor:
+        assert weight.is_contiguous()
+        assert ids.dtype is torch.int64
+        y = self.empty((ids.shape[0], weight.shape[1]), weight.dtype)
+        row_bytes = weight.shape[1] * weight.element_size()
+        self.team.gather(row_bytes, weight.data_ptr(), weight.shape[0], ids.data_ptr(), y.data_ptr(), ids.shape[0])
+        return y
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return self._norm(_RMS, x, None, weight, None, eps)
+
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return self._norm(_RMS, x, residual, weight, None, eps)
+
+    def gemma_rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return self._norm(_GEMMA_RMS, x, None, weight, None, eps)
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        return self._norm(_LAYER, x, None, weight, bias, eps)
+
+    def _norm(
+        self, kind: int, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float
+    ) -> Tensor:
+        """Over the last dimension of x [T, channels] or [T, groups, channels], whose groups lie next to each other."""
+        channels = x.shape[-1]
+        groups = x.shape[1] if x.dim() == 3 else 1
+        assert weight.shape == (channels,)
+        assert x.stride(-1) == 1
+        assert groups == 1 or x.stride(1) == channels
+        y = self.empty(tuple(x.shape), x.dtype)
+        self.team.norm(
+            kind,
+            _DTYPES[x.dtype],
+            x.data_ptr(),
+            x.stride(0),
+            0 if residual is None else residual.data_ptr(),
+            0 if residual is None else residual.stride(0),
+            weight.data_ptr(),
+            0 if bias is None else bias.data_ptr(),
+            y.data_ptr(),
+            groups * channels,
+            channels,
+            groups,
+            eps,
+            x.shape[0],
+        )
+        return y
+
+    def rotary_angles(
+        self, positions: Tensor, inv_freq: Tensor, factor: float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        assert positions.dtype is torch.int64
+        rows, half = positions.shape[0], inv_freq.shape[0]
+        cos, sin = self.empty((rows, 1, half), dtype), self.empty((rows, 1, half), dtype)
+        self.team.rotary_angles(
+            _DTYPES[dtype],
+            positions.data_ptr(),
+            inv_freq.data_ptr(),
+            factor,
+            half,
+            cos.data_ptr(),
+            sin.data_ptr(),
+            rows,
+        )
+        return cos, sin
+
+    def rotary_embedding(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        rows, num_heads, head_dim = x.shape
+        assert x.stride()[1:] == (head_dim, 1)
+        y = self.empty((rows, num_heads, head_dim), x.dtype)
+        self.team.rotary(
+            _DTYPES[x.dtype],
+            x.data_ptr(),
+            x.stride(0),
+            cos.data_ptr(),
+            sin.data_ptr(),
+            cos.stride(0),
+            y.data_ptr(),
+            num_heads * head_dim,
+            num_heads,
+            head_dim,
+            cos.shape[-1],
+            rows,
+        )
+        return y
+
+    def silu_and_mul(self, x: Tensor) -> Tensor:
+        return self._activation(_SILU, x, gated=True)
+
+    def gelu_and_mul(self, x: Tensor) -> Tensor:
+        return self._activation(_GELU, x, gated=True)
+
+    def gelu_tanh_and_mul(self, x: Tensor) -> Tensor:
+        return self._activation(_GELU_TANH, x, gated=True)
+
+    def relu(self, x: Tensor) -> Tensor:
+        return self._activation(_RELU, x, gated=False)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        return self._activation(_GELU, x, gated=False)
+
+    def _activation(self, kind: int, x: Tensor, *, gated: bool) -> Tensor:
+        rows, stride = _matrix(x)
+        channels = x.shape[1] // 2 if gated else x.shape[1]
+        y = self.empty((rows, channels), x.dtype)
+        self.team.activation(
+            kind, _DTYPES[x.dtype], x.data_ptr(), stride, y.data_ptr(), channels, channels, gated, rows
+        )
+        return y
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        assert x.shape == y.shape
+        return self._combine(x, y, 1.0)
+
+    def scale(self, x: Tensor, factor: float) -> Tensor:
+        return self._combine(x, None, factor)
+
+    def _combine(self, x: Tensor, y: Tensor | None, factor: float) -> Tensor:
+        """x * factor + y."""
+        rows, stride = _matrix(x)
+        z = self.empty((rows, x.shape[1]), x.dtype)
+        y_address, y_stride = (0, 0) if y is None else (y.data_ptr(), _matrix(y)[1])
+        self.team.combine(
+            _DTYPES[x.dtype], x.data_ptr(), stride, y_address, y_stride, factor, z.data_ptr(), x.shape[1], rows
+        )
+        return z
+
+    def argmax(self, x: Tensor) -> Tensor:
+        """The lowest index of the largest of each row of x, float32 [R, C] -> int64 [R]; a NaN is never the largest."""
+        rows, stride = _matrix(x)
+        assert x.dtype is torch.float32
+        y = self.empty((rows,), torch.int64)
+        self.team.argmax(x.data_ptr(), stride, x.shape[1], y.data_ptr(), rows)
+        return y
+
+    # ---- attention ----
+
+    def cache_write(self, cache: PagedCache, k: Tensor, v: Tensor, slot_mapping: Tensor) -> None:
+        """Puts k and v [T, num_kv_heads, head_dim] at `slot_mapping` int64 [T]."""
+        assert k.shape == v.shape == (slot_mapping.shape[0], cache.num_kv_heads, cache.head_dim)
+        assert k.stride()[1:] == v.stride()[1:] == (cache.head_dim, 1)
+        assert slot_mapping.dtype is torch.int64
+        self.team.cache_write(
+            *_cache_arguments(cache),
+            k.data_ptr(),
+            k.stride(0),
+            v.data_ptr(),
+            v.stride(0),
+            slot_mapping.data_ptr(),
+            k.shape[0],
+        )
+
+    def paged_attention(
+        self,
+        cache: PagedCache,
+        q: Tensor,
+        *,
+        query_start_loc: Tensor,
+        seq_lens: Tensor,
+        block_table: Tensor,
+        scale: float,
+        soft_cap: float,
+        sliding_window: int,
+        causal: bool,
+    ) -> Tensor:
+        """q [T, num_heads, head_dim] over the cached tokens of its requests -> the same shape. 0: no cap, no window."""
+        rows, num_heads, head_dim = q.shape
+        assert q.stride()[1:] == (head_dim, 1)
+        assert all(t.dtype is torch.int32 for t in (query_start_loc, seq_lens, block_table))
+        y = self.empty((rows, num_heads, head_dim), q.dtype)
+        self.team.attention(
+            *_cache_arguments(cache),
+            q.data_ptr(),
+            q.stride(0),
+            y.data_ptr(),
+            num_heads * head_dim,
+            num_heads,
+            scale,
+            soft_cap,
+            sliding_window,
+            causal,
+            seq_lens.shape[0],
+            query_start_loc.data_ptr(),
+            seq_lens.data_ptr(),
+            block_table.data_ptr(),
+            block_table.stride(0),
+            self._partials.data_ptr(),
+            _NUM_PARTIALS,
+        )
+        return y
+
+
+class Recording:
+    """The calls of a step. `result` is where its last tensor lies; rows beyond those replayed are left over."""
+
+    def __init__(self, team: Any, calls: Any, result: Tensor, arena: _Arena) -> None:
+        self.result = result
+        self._team, self._calls, self._arena = team, calls, arena
+
+    @property
+    def num_calls(self) -> int:
+        return int(self._calls.num_calls)
+
+    def replay(self, num_rows: int, num_requests: int) -> None:
+        self._team.replay(self._calls, num_rows, num_requests)
+
+
+class _Arena:
+    """Memory for the tensors of a recording. What nobody refers to any more is given out again, as it was then."""
+
+    def __init__(self) -> None:
+        self._slabs: list[np.ndarray[Any, Any]] = []
+        self._free: dict[int, list[np.ndarray[Any, Any]]] = defaultdict(list)  # by size
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        size = max(torch.Size(shape).numel() * dtype.itemsize, 1)
+        free = self._free[size]
+        if free:
+            slab = free.pop()
+        else:
+            slab = np.zeros(size, np.uint8)
+            self._slabs.append(slab)
+        lent = slab[:]  # an array of its own, which lives as long as a tensor over it
+        weakref.finalize(lent, free.append, slab)
+        return torch.from_numpy(lent).view(dtype).view(shape)
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype)
+
+
+def _matrix(x: Tensor) -> tuple[int, int]:
+    """Rows of a matrix and the distance between them, in elements."""
+    assert x.dim() == 2
+    assert x.stride(1) == 1
+    return x.shape[0], x.stride(0)
+
+
+def _cache_arguments(cache: PagedCache) -> tuple[int, int, int, int, int]:
+    pages = cache.pages
+    assert pages.is_contiguous()
+    assert pages.shape[1:] == (cache.num_kv_heads, 2, cache.block_size * cache.head_dim)
+    return _DTYPES[pages.dtype], pages.data_ptr(), cache.num_kv_heads, cache.head_dim, cache.block_size
