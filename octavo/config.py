@@ -26,6 +26,7 @@ DTYPES = {
     "float32": "float32",
 }
 LOAD_FORMATS = ("auto", "safetensors", "gguf", "dummy")
+QUANTIZATIONS = ("none", "gguf", "int8", "int8_channel")
 SCHEDULING_POLICIES = ("fcfs", "priority")
 
 
@@ -39,7 +40,7 @@ class EngineArgs:
     skip_tokenizer_init: bool = False  # token ids in, token ids out
     trust_remote_code: bool = False  # never honoured: octavo runs no code of a checkpoint
     dtype: str = "auto"
-    quantization: str | None = None  # None: what the checkpoint says
+    quantization: str | None = None  # None: what the checkpoint says; else one of QUANTIZATIONS
     revision: str | None = None  # branch, tag or commit on the hub
     seed: int = 0  # seeds the requests that bring no seed
     max_model_len: int | str | None = None  # tokens; 8k is 8,000 and 8K is 8,192
@@ -88,6 +89,8 @@ class EngineArgs:
     def _check_values(self) -> None:
         _choice("dtype", self.dtype, ("auto", *DTYPES))
         _choice("load_format", self.load_format, LOAD_FORMATS)
+        if self.quantization is not None:
+            _choice("quantization", self.quantization, QUANTIZATIONS)
         _choice("scheduling_policy", self.scheduling_policy, SCHEDULING_POLICIES)
         if self.gpu_memory_utilization is not None and not 0 < self.gpu_memory_utilization <= 1:
             raise ConfigError(f"gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}")
@@ -341,12 +344,11 @@ def _quantization(given: str | None, checkpoint: Checkpoint) -> str | None:
     if described:
         method = described.get("quant_method", "unknown") if isinstance(described, Mapping) else described
         raise ConfigError(f"the checkpoint is quantized with {shown(method)}, which is not supported yet; use gguf")
-    if given is not None and given != stored:
-        raise ConfigError(
-            f"quantization {given!r} was asked for, but the checkpoint holds {stored or 'unquantized weights'}; "
-            "leave quantization out (quantizing while loading is not supported yet)"
-        )
-    return stored
+    if given is None:
+        return stored
+    if given == "gguf" and stored != "gguf":
+        raise ConfigError("quantization 'gguf' was asked for, but the checkpoint is no GGUF file; leave it out")
+    return None if given == "none" else given
 
 
 def _load_format(given: str, checkpoint: Checkpoint) -> str:

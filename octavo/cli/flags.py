@@ -29,7 +29,11 @@ ENGINE_FLAGS = {
     "skip_tokenizer_init": EngineFlag("Model", "load no tokenizer: prompts are token ids, and so are answers"),
     "trust_remote_code": EngineFlag("Model", "has no effect: octavo never runs code of a checkpoint"),
     "dtype": EngineFlag("Model", f"of weights and activations: auto, {', '.join(DTYPES)}"),
-    "quantization": EngineFlag("Model", "how the weights are quantized: gguf", "what the checkpoint says"),
+    "quantization": EngineFlag(
+        "Model",
+        "how weights are multiplied: as GGUF blocks (gguf), rounded to 8 bits (int8, int8_channel), as numbers (none)",
+        "what the checkpoint says",
+    ),
     "revision": EngineFlag("Model", "branch, tag or commit of the model on the hub", "its newest"),
     "seed": EngineFlag("Model", "seeds the requests that bring no seed"),
     "max_model_len": EngineFlag(

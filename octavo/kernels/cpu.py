@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,38 @@ class PackedLinear:
         return y
 
 
+class QuantizedLinear:
+    """x [T, in] @ weight^T + bias -> [T, out], where the rows of the weight are one or more packed matrices.
+
+    Activations are rounded to 8 bits, with a scale for every 32 of them or for a row.
+    """
+
+    def __init__(self, kernels: CPUKernels, parts: Sequence[Any], bias: Tensor | None, *, float_output: bool) -> None:
+        self._kernels, self._parts = kernels, parts
+        self._bias = None if bias is None else bias.float().contiguous()
+        self._float_output = float_output
+        self._size = sum(part.n for part in parts)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(int(part.nbytes) for part in self._parts)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        rows, stride = _matrix(x)
+        assert x.shape[-1] == self._parts[0].k
+        dtype = torch.float32 if self._float_output else x.dtype
+        y = self._kernels.empty((rows, self._size), dtype)
+        column = 0
+        for part in self._parts:
+            bias = 0 if self._bias is None else self._bias.data_ptr() + 4 * column
+            address = y.data_ptr() + column * dtype.itemsize
+            self._kernels.team.quant_linear(
+                part, _DTYPES[x.dtype], x.data_ptr(), stride, bias, _DTYPES[dtype], address, self._size, rows
+            )
+            column += part.n
+        return y
+
+
 class CPUKernels:
     """The kernels, and the team of threads that runs them. Methods are those of torch_ops, and attention.
 
@@ -70,6 +103,7 @@ class CPUKernels:
     """
 
     dtypes = tuple(_DTYPES)
+    block_types = ("Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
 
     def __init__(self, extension: Any, num_threads: int, isa: str = "") -> None:
         self.extension = extension
@@ -98,6 +132,34 @@ class CPUKernels:
 
     def pack_linear(self, weight: Tensor, bias: Tensor | None, *, float_output: bool = False) -> PackedLinear:
         return PackedLinear(self, weight, bias, float_output=float_output)
+
+    def pack_int8(self, weight: Tensor, bias: Tensor | None, *, float_output: bool = False) -> QuantizedLinear:
+        """The function that multiplies with `weight` rounded to 8 bits, with a scale for each of its rows."""
+        packed = self.extension.QuantPacked("int8", *weight.shape)
+        rows = weight if weight.stride(-1) == 1 else weight.contiguous()
+        packed.fill_floats(_DTYPES[weight.dtype], rows.data_ptr(), rows.stride(0), 0, weight.shape[0])
+        return QuantizedLinear(self, [packed], bias, float_output=float_output)
+
+    def pack_blocks(
+        self, shards: Sequence[tuple[Tensor, str]], in_features: int, bias: Tensor | None, *, float_output: bool = False
+    ) -> QuantizedLinear | None:
+        """The function that multiplies with GGUF blocks as they are; None when a type is not one of `block_types`.
+
+        Args:
+            shards: raw blocks, uint8 [rows, row_bytes], with their type; stacked in this order.
+        """
+        if any(type_name not in self.block_types for _, type_name in shards):
+            return None
+        parts: list[Any] = []
+        for type_name, group in groupby(shards, key=lambda shard: shard[1]):
+            raws = [raw.contiguous() for raw, _ in group]
+            packed = self.extension.QuantPacked(type_name, sum(len(raw) for raw in raws), in_features)
+            first = 0
+            for raw in raws:
+                packed.fill_blocks(raw.data_ptr(), raw.stride(0), first, len(raw))
+                first += len(raw)
+            parts.append(packed)
+        return QuantizedLinear(self, parts, bias, float_output=float_output)
 
     def embedding(self, ids: Tensor, weight: Tensor) -> Tensor:
         assert weight.is_contiguous()

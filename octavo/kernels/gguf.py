@@ -183,6 +183,14 @@ def _q6_k(blocks: Tensor) -> Tensor:
     return (low | (high << 4)).float().sub_(32).view(-1, 16, 16).mul_(scale)
 
 
+def quantize_q8_0(weight: Tensor) -> Tensor:
+    """A matrix [rows, columns], whose columns are a multiple of 32, as Q8_0 blocks: uint8 [rows, row_bytes]."""
+    blocks = weight.float().view(len(weight), -1, 32)
+    scale = blocks.abs().amax(-1, keepdim=True) / 127
+    codes = (blocks / scale.clamp(min=torch.finfo(torch.float32).tiny)).round_().to(torch.int8)
+    return torch.cat((scale.half().view(torch.uint8), codes.view(torch.uint8)), dim=-1).flatten(1)
+
+
 _UNPACK: dict[str, Callable[[Tensor], Tensor]] = {
     "Q4_0": _q4_0,
     "Q4_1": _q4_1,

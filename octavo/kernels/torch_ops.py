@@ -5,6 +5,8 @@ Shapes: T tokens, N heads, D numbers per head, C channels. Results have the dtyp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,6 +28,18 @@ class DenseLinear:
 def pack_linear(weight: Tensor, bias: Tensor | None, *, float_output: bool = False) -> DenseLinear:
     """The function that multiplies with `weight`; `float_output` makes its results float32."""
     return DenseLinear(weight, bias, float_output=float_output)
+
+
+def pack_int8(weight: Tensor, bias: Tensor | None, *, float_output: bool = False) -> None:
+    """Plain torch has no product of 8-bit numbers that pays."""
+    return None
+
+
+def pack_blocks(
+    shards: Sequence[tuple[Tensor, str]], in_features: int, bias: Tensor | None, *, float_output: bool = False
+) -> None:
+    """Plain torch does not multiply with quantized blocks."""
+    return None
 
 
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from octavo.layers.base import Kernels, Layer, Slot
 from octavo.layers.linear import Linear
+from octavo.quantization.base import Weight
+from octavo.quantization.gguf_tensor import GGUFTensor
 
 
 class Embedding(Layer):
@@ -19,6 +21,12 @@ class Embedding(Layer):
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
         self.first = first
+        self.blocks: GGUFTensor | None = None  # the weight as it was stored, for a head that shares it
+
+    def load_weight(self, slot: Slot, tensor: Weight) -> None:
+        super().load_weight(slot, tensor)
+        if isinstance(tensor, GGUFTensor):
+            self.blocks = tensor
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.kernels.embedding(ids, self.weight[self.first :])
@@ -46,8 +54,8 @@ class LMHead(Linear):
             super().finish_loading()
 
     def attach(self, kernels: Kernels) -> None:
-        if not self.tied_to:
-            super().attach(kernels)
-            return
-        self.kernels = kernels
-        self.multiply = kernels.pack_linear(self.tied_to[0].weight, None, float_output=True)
+        if self.tied_to:
+            embedding = self.tied_to[0]
+            self.method.share(self, embedding.weight, embedding.blocks)
+            embedding.blocks = None
+        super().attach(kernels)

@@ -6,6 +6,7 @@ A layer says what it is (LinearLayer); the method puts the tensors on it. This m
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -27,7 +28,15 @@ class LinearFunction(Protocol):
 
 
 class LinearKernels(Protocol):
+    """What kernels make of weights. None: they have no such product."""
+
     def pack_linear(self, weight: Tensor, bias: Tensor | None, *, float_output: bool = False) -> LinearFunction: ...
+    def pack_int8(
+        self, weight: Tensor, bias: Tensor | None, *, float_output: bool = False
+    ) -> LinearFunction | None: ...
+    def pack_blocks(
+        self, shards: Sequence[tuple[Tensor, str]], in_features: int, bias: Tensor | None, *, float_output: bool = False
+    ) -> LinearFunction | None: ...
 
 
 class LinearLayer(Protocol):
@@ -60,8 +69,16 @@ class LinearMethod(ABC):
         """After the last shard."""
 
     @abstractmethod
+    def share(self, linear: LinearLayer, weight: nn.Parameter, blocks: GGUFTensor | None) -> None:
+        """Takes the weight of another layer, in place of loading; `blocks` are the same numbers as they were stored."""
+
+    @abstractmethod
     def attach(self, linear: LinearLayer, kernels: LinearKernels) -> None:
-        """Sets `linear.multiply`, and lets go of what it does not need."""
+        """Sets `linear.multiply`, and lets go of what it does not need.
+
+        Raises:
+            ConfigError: the kernels have no product of this kind.
+        """
 
 
 def parameter(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> nn.Parameter:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from octavo.quantization.base import LinearKernels, LinearLayer, LinearMethod, Weight, dense, parameter
+from octavo.quantization.gguf_tensor import GGUFTensor
 
 
 class UnquantizedLinearMethod(LinearMethod):
@@ -23,10 +25,18 @@ class UnquantizedLinearMethod(LinearMethod):
     def finish_loading(self, linear: LinearLayer) -> None:
         """Nothing is left to do."""
 
+    def share(self, linear: LinearLayer, weight: nn.Parameter, blocks: GGUFTensor | None) -> None:
+        linear.weight, linear.bias = weight, None
+
     def attach(self, linear: LinearLayer, kernels: LinearKernels) -> None:
         linear.multiply = kernels.pack_linear(linear.weight, linear.bias, float_output=linear.float_output)
         if linear.multiply.nbytes:
-            linear.weight = parameter((0, linear.in_features), linear.weight.dtype, linear.weight.device)
+            drop_weight(linear)
+
+
+def drop_weight(linear: LinearLayer) -> None:
+    """The function that multiplies has a copy of its own."""
+    linear.weight = parameter((0, linear.in_features), linear.weight.dtype, linear.weight.device)
 
 
 def rows_of(linear: LinearLayer, shard: int) -> slice:

@@ -149,7 +149,7 @@ def test_the_commands_run_as_a_user_would_run_them(default_gguf: Path) -> None:
     def run(*args: str, text: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run([*octavo, *args, *flags], input=text, capture_output=True, text=True, check=True)
 
-    chat = run("chat", text="What is the capital of France?\n/exit\n")
+    chat = run("chat", text="What is the capital of France? Answer in one sentence.\n/exit\n")
     assert "Paris" in chat.stdout
     assert "tok/s" in chat.stderr
     generate = run("generate", text="The capital of France is\n\nOne, two, three,\n")

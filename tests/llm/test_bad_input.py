@@ -230,7 +230,7 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "several devices": ({"tensor_parallel_size": 2}, ("tensor_parallel_size", "not supported yet")),
     "backend": ({"attention_backend": "CPU_ATTENTION"}, ("CPU_ATTENTION", "CPU_ATTN")),
     "backend of another device": ({"attention_backend": "FLASH_ATTN"}, ("FLASH_ATTN", "cuda")),
-    "quantization": ({"quantization": "awq"}, ("awq", "unquantized")),
+    "quantization": ({"quantization": "awq"}, ("awq", "int8")),
     "load format": ({"load_format": "gguf"}, ("gguf", "auto")),
     "override": ({"override_generation_config": {"top_q": 1}}, ("top_q", "top_k")),
     "override out of range": ({"override_generation_config": {"top_p": 7}}, ("top_p", "(0, 1]")),

@@ -48,24 +48,33 @@ def test_greedy_tokens_in_float32_equal_those_of_transformers(default_gguf: Path
 
 
 @torch.inference_mode()
-def test_first_token_log_probabilities_in_bfloat16(default_llm: LLM, reference: Any) -> None:
+@pytest.mark.parametrize(
+    ("quantization", "chosen", "mean"),
+    [("none", 0.1, 0.1), ("gguf", 0.5, 0.4), ("int8", 0.5, 0.4)],
+)
+def test_first_token_log_probabilities_in_bfloat16(
+    default_gguf: Path, reference: Any, quantization: str, chosen: float, mean: float
+) -> None:
+    """Activations in 8 bits cost more than bfloat16 does."""
     params = SamplingParams(temperature=0.0, max_tokens=1, logprobs=5)
-    for output in default_llm.generate(PROMPTS, params, use_tqdm=False):
+    with LLM(str(default_gguf), quantization=quantization, max_model_len=512, use_tqdm_on_load=False) as llm:
+        outputs = llm.generate(PROMPTS, params, use_tqdm=False)
+    for output in outputs:
         logits = reference(torch.tensor([output.prompt_token_ids])).logits[0, -1]
         wanted = torch.log_softmax(logits, dim=-1)
         positions = output.outputs[0].logprobs
         assert positions is not None
         assert positions[0] is not None
         errors = [abs(entry.logprob - wanted[token_id].item()) for token_id, entry in positions[0].items()]
-        assert errors[0] < 0.1, output.prompt  # of the chosen token
-        assert sum(errors) / len(errors) < 0.1, output.prompt  # of the five most likely
+        assert errors[0] < chosen, output.prompt  # of the chosen token
+        assert sum(errors) / len(errors) < mean, output.prompt  # of the five most likely
 
 
 def test_answers_are_sensible(default_llm: LLM) -> None:
     params = SamplingParams(temperature=0.0, max_tokens=24)
     (output,) = default_llm.generate("The capital of France is", params, use_tqdm=False)
     assert "Paris" in output.outputs[0].text
-    question = [{"role": "user", "content": "What is the capital of France?"}]
+    question = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
     first, second = default_llm.chat([question, question], params, use_tqdm=False)
     assert "Paris" in first.outputs[0].text
     assert first.outputs[0].text == second.outputs[0].text

@@ -66,7 +66,7 @@ def test_stop_tokens_end_the_tokens_and_stay_out_of_the_text(default_llm: LLM) -
 
 
 def test_end_of_sequence_min_tokens_and_ignore_eos(default_llm: LLM) -> None:
-    messages = [{"role": "user", "content": "What is the capital of Italy?"}]
+    messages = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
 
     def answer(**fields: Any) -> Any:
         params = SamplingParams(temperature=0.0, max_tokens=60, **fields)

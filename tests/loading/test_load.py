@@ -166,7 +166,7 @@ def test_dummy(architecture: str, quantization: str | None) -> None:
 
 def test_unknown_names(reference: PreTrainedModel) -> None:
     config = model_config(canonical(reference.config))
-    with pytest.raises(ConfigError, match="unknown quantization 'ggml'; valid: gguf"):
+    with pytest.raises(ConfigError, match="unknown quantization 'ggml'"):
         build_model(replace(config, quantization="ggml"), CPU)
     with pytest.raises(UnsupportedModelError, match="unknown architecture 'GPT5'"):
         build_model(replace(config, architecture="GPT5"), CPU)
