@@ -1,4 +1,4 @@
-# setup | check | test | bench | demo: what a developer runs is what CI runs.
+# setup | check | test | sanitize | bench | demo: what a developer runs is what CI runs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 RUNTIME_STAMP := $(VENV)/.runtime
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup check format test test-fast bench demo docs clean
+.PHONY: setup check format test test-fast sanitize bench demo docs clean
 
 setup: $(STAMP)
 
@@ -39,6 +39,25 @@ test: $(STAMP)
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow"
+
+# The tests of the C++ kernels, on builds that stop at a bad address or undefined behaviour, and at a race of threads.
+# Needs GCC. Address randomization is off where that is allowed: the thread sanitizer can't place itself with much of it.
+# $(1): name of the build, $(2): sanitizers, $(3): libraries that the process has to load first
+comma := ,
+define sanitized
+	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/sanitize/$(1) -DCMAKE_BUILD_TYPE=RelWithDebInfo -DOCTAVO_SANITIZE=$(2) \
+		-DCMAKE_CXX_COMPILER=$(CXX) -DPython_EXECUTABLE=$(abspath $(BIN))/python
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/sanitize/$(1) --parallel 2
+	$$(setarch -R true 2>/dev/null && echo setarch -R) env OMP_NUM_THREADS=1 \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1 \
+		LD_PRELOAD="$(foreach library,$(3),$(shell $(CXX) -print-file-name=$(library)))" \
+		$(BIN)/python tests/sanitized.py build/sanitize/$(1)/_cpu.*.so --capture=sys tests/kernels tests/layers tests/attention
+endef
+
+sanitize: $(STAMP)
+	$(PIP) 'nanobind>=2.4' cmake
+	$(call sanitized,address,address$(comma)undefined,libasan.so libstdc++.so)
+	$(call sanitized,thread,thread,libtsan.so)
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py

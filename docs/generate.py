@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 from octavo.cli import serve
-from octavo.config import LOAD_FORMATS
+from octavo.config import LOAD_FORMATS, QUANTIZATIONS
+from octavo.kernels.cpu import CPUKernels
 from octavo.kernels.gguf import BLOCK_FORMATS
 from octavo.loading.gguf_names import ARCHITECTURES as GGUF_ARCHITECTURES
 from octavo.loading.packages import PACKAGED_MODELS
@@ -46,7 +47,12 @@ def models_page() -> str:
         f"`load_format`: {', '.join(f'`{name}`' for name in LOAD_FORMATS)}. "
         "Where a folder has no safetensors, `pytorch_model.bin` is read by torch's restricted reader: tensors only.",
         "",
-        f"GGUF types: {', '.join(BLOCK_FORMATS)}. They are widened to the run's dtype while loading.",
+        f"GGUF types: {', '.join(BLOCK_FORMATS)}. In bfloat16 runs the C++ kernels multiply with "
+        f"{', '.join(CPUKernels.block_types)} as they are; all else is widened while loading.",
+        "",
+        f"`quantization`: {', '.join(f'`{name}`' for name in QUANTIZATIONS)}. `none` widens a GGUF file to the run's "
+        "dtype; `int8` rounds any checkpoint to 8 bits with a scale for every 32 numbers, `int8_channel` with one "
+        "for a channel.",
         "",
         "## Packaged models",
         "",

@@ -1,4 +1,4 @@
-// The Python module octavo._cpu. Tensors come as addresses with shapes and strides, checked by octavo/kernels/cpu_ops.py;
+// The Python module octavo._cpu. Tensors come as addresses with shapes and strides, checked by octavo/kernels/cpu.py;
 // nothing here knows torch.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
@@ -106,7 +106,11 @@ NB_MODULE(_cpu, m) {
       .def(nb::new_(&make_team))
       .def_prop_ro("isa", [](const Team& self) { return std::string(self.kernels().name); })
       .def_prop_ro("num_threads", &Team::size)
-      .def("start_recording", &Team::start_recording)
+      .def("start_recording",
+           [](Team& self, int rows) {
+             if (rows < 1) throw std::invalid_argument("a recording needs rows");
+             self.start_recording(rows);
+           })
       .def("finish_recording", &Team::finish_recording)
       .def("replay",
            [](Team& self, const Recording& recording, int rows, int num_requests) {

@@ -132,6 +132,8 @@ const QuantPacked::Type* find_type(const std::string& name) {
 QuantMatrix shape_of(const QuantPacked::Type& type, int n, int k) {
   if (n < 1 || k < 1) throw std::invalid_argument("a matrix needs rows and columns");
   if (k > (1 << 24) || n > (1 << 28)) throw std::invalid_argument("more than 2^28 rows or 2^24 columns");
+  // Sums of 127 * 127 over a row have to fit in 32 bits.
+  if (!type.block && k > (1 << 17)) throw std::invalid_argument(std::string(type.name) + " takes 2^17 columns at most");
   if (k % type.columns) throw std::invalid_argument(std::string(type.name) + " needs a multiple of " + std::to_string(type.columns) + " columns");
   constexpr int kUnit = QuantMatrix::kUnit;
   return {type.bits, type.block, type.has_min, type.offset, n, k, (k + kUnit - 1) / kUnit * kUnit, nullptr};
@@ -205,7 +207,8 @@ void QuantPacked::fill_floats(DType dtype, const void* source, int64_t stride, i
     const int row = first + i;
     float largest = 0;
     for (int k = 0; k < matrix_.k; k++) largest = std::max(largest, std::fabs(number_at(dtype, from, k)));
-    const float scale = largest / 127, inverse = largest > 0 ? 127 / largest : 0;
+    // A row too small for the inverse of its scale to be a float counts as zeros.
+    const float scale = largest / 127, inverse = largest > 0x1p-120f ? 127 / largest : 0;
     for (int k = 0; k < matrix_.padded_k; k++)
       codes[k] = uint8_t(128 + (k < matrix_.k ? int(std::nearbyint(number_at(dtype, from, k) * inverse)) : 0));
     put_codes(row, 0, codes.data(), matrix_.padded_k);
