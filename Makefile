@@ -14,7 +14,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # torch comes first and alone: what is installed after it finds it there.
-$(RUNTIME_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+$(RUNTIME_STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/cpu/*) | $(BIN)/python
 	$(PIP) torch
 	$(PIP) --editable .
 	touch $@

@@ -1,6 +1,7 @@
 """Offline throughput of octavo on this machine, and optionally of transformers on the same work, in one run.
 
-    python benchmarks/offline.py [--model MODEL] [--dtype DTYPE] [--workloads NAME ...] [--peer transformers]
+    python benchmarks/offline.py [--model MODEL] [--dtype DTYPE] [--quantization NAME] [--workloads NAME ...]
+                                 [--peer transformers]
 
 Prompts are random token ids with seeded lengths and no end-of-sequence, so that every engine does the same work. Each
 figure is the median of three runs with different prompts. Prints Markdown; results worth keeping go to cpu.md.
@@ -74,10 +75,10 @@ def measure(run: Callable[[Prompts, int], None], work: Workload, vocab_size: int
     return whole, first
 
 
-def octavo_runner(model: str, dtype: str) -> tuple[Callable[[Prompts, int], None], int]:
+def octavo_runner(model: str, dtype: str, quantization: str | None) -> tuple[Callable[[Prompts, int], None], int]:
     from octavo import LLM, SamplingParams
 
-    llm = LLM(model, dtype=dtype, max_model_len=2048, use_tqdm_on_load=False)
+    llm = LLM(model, dtype=dtype, quantization=quantization, max_model_len=2048, use_tqdm_on_load=False)
 
     def run(prompts: Prompts, num_output: int) -> None:
         params = SamplingParams(temperature=0.0, ignore_eos=True, max_tokens=num_output, detokenize=False)
@@ -88,7 +89,7 @@ def octavo_runner(model: str, dtype: str) -> tuple[Callable[[Prompts, int], None
     return run, llm.get_tokenizer().vocab_size
 
 
-def transformers_runner(model: str, dtype: str) -> tuple[Callable[[Prompts, int], None], int]:
+def transformers_runner(model: str, dtype: str, quantization: str | None) -> tuple[Callable[[Prompts, int], None], int]:
     """transformers' generate in batches of 32, the size at which it did best here."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -147,6 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Offline throughput; prints Markdown.")
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--quantization", help="octavo's argument; as the model is stored when left out")
     parser.add_argument("--workloads", nargs="*", default=list(WORKLOADS), choices=list(WORKLOADS))
     parser.add_argument("--peer", choices=["transformers"], help="measure this engine too, on the same work")
     parser.add_argument("--no-start-up", action="store_true", help="leave out the start-up times")
@@ -154,10 +156,10 @@ def main() -> None:
     import torch
 
     facts = {"torch": torch.__version__, "threads": torch.get_num_threads(), "python": platform.python_version()}
-    print(f"model {args.model}, {args.dtype}; {json.dumps(facts)}")
+    print(f"model {args.model}, {args.dtype}, quantization {args.quantization}; {json.dumps(facts)}")
     runners = {"octavo": octavo_runner} | ({args.peer: transformers_runner} if args.peer else {})
     for engine, make in runners.items():
-        run, vocab_size = make(args.model, args.dtype)
+        run, vocab_size = make(args.model, args.dtype, args.quantization)
         print(f"\n| {engine} | result | seconds |\n|---|---|---|", flush=True)
         for name in args.workloads:
             whole, first = measure(run, WORKLOADS[name], vocab_size)

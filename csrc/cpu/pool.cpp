@@ -72,4 +72,17 @@ void Pool::barrier(int tid) {
   }
 }
 
+bool Pool::take(int tid, int64_t count, int64_t piece, int64_t& begin, int64_t& end) {
+  uint32_t& round = lines_[tid].round;
+  // Nobody uses the next round's counter: a barrier lies before this round, and one after it.
+  if (tid == 0) counters_[(round + 1) % 3].next.store(0, std::memory_order_relaxed);
+  begin = counters_[round % 3].next.fetch_add(piece, std::memory_order_relaxed);
+  if (begin >= count) {
+    round++;
+    return false;
+  }
+  end = begin + piece < count ? begin + piece : count;
+  return true;
+}
+
 }  // namespace octavo

@@ -87,7 +87,8 @@ def num_threads() -> int:
     asked = envs.omp_num_threads()
     if asked is not None:
         return asked
-    cores = min(len(os.sched_getaffinity(0)), psutil.cpu_count(logical=False) or 1)
+    usable = len(os.sched_getaffinity(0))
+    cores = min(usable, psutil.cpu_count(logical=False) or usable)  # two threads of one core share its arithmetic
     try:
         quota, period = (_CGROUP / "cpu.max").read_text().split()
     except (OSError, ValueError):
