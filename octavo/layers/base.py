@@ -17,21 +17,14 @@ from octavo.attention.base import AttentionBackend
 from octavo.config import KVGroupSpec
 from octavo.kernels import torch_ops
 from octavo.layers.attention import Attention
-from octavo.quantization.base import LinearFunction, Weight, dense, parameter
+from octavo.quantization.base import LinearKernels, Weight, dense, parameter
 
 Angles = tuple[Tensor, Tensor]  # cosines and sines
 
 
-class Kernels(Protocol):
+class Kernels(LinearKernels, Protocol):
     """The functions that layers call; `octavo.kernels.torch_ops` describes them."""
 
-    def pack_linear(self, weight: Tensor, bias: Tensor | None, *, float_output: bool = False) -> LinearFunction: ...
-    def pack_int8(
-        self, weight: Tensor, bias: Tensor | None, *, float_output: bool = False
-    ) -> LinearFunction | None: ...
-    def pack_blocks(
-        self, shards: Sequence[tuple[Tensor, str]], in_features: int, bias: Tensor | None, *, float_output: bool = False
-    ) -> LinearFunction | None: ...
     def embedding(self, ids: Tensor, weight: Tensor) -> Tensor: ...
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor: ...
     def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor: ...
