@@ -5,15 +5,12 @@ It applies the batch to its rows, runs the model, samples, and reads the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from octavo.attention.base import AttentionBackend
 from octavo.batch import NewRequest, ScheduledBatch, StepOutput
-from octavo.config import KVCacheLayout, SchedulerConfig
-from octavo.layers.context import ForwardContext
 from octavo.models.base import CausalLM
 from octavo.request import TokenLogprobs
 from octavo.sampling.logprobs import prompt_logprobs
@@ -23,52 +20,28 @@ from octavo.worker.step_graph import StepGraph
 
 
 class ModelRunner:
-    """A loaded model with its KV cache, ready to run steps.
-
-    `kv_caches` holds one tensor per layer, in the shape that `backend` declares; layers at the same place of different
-    groups share one tensor. `graphs` run the forward pass: each step the first of them that accepts it.
-    """
+    """A loaded model, ready to run steps. The first of `graphs` that accepts a step runs its forward pass."""
 
     def __init__(
         self,
         *,
         model: CausalLM,
-        backend: AttentionBackend,
-        layout: KVCacheLayout,
-        kv_caches: list[Tensor],
+        rows: InputBatch,
         graphs: Sequence[StepGraph],
-        argmax: Callable[[Tensor], Tensor],
-        config: SchedulerConfig,
-        vocab_size: int,
-        device: torch.device,
+        sampler: Sampler,
     ) -> None:
         self._model = model
-        self._backend = backend
-        self._groups = layout.groups
-        self._kv_caches = kv_caches
-        self._rows = InputBatch(
-            max_num_seqs=config.max_num_seqs,
-            max_model_len=config.max_model_len,
-            max_num_batched_tokens=config.max_num_batched_tokens,
-            block_size=layout.block_size,
-            num_groups=len(layout.groups),
-            device=device,
-        )
-        self._sampler = Sampler(vocab_size=vocab_size, max_num_seqs=config.max_num_seqs, device=device, argmax=argmax)
-        self._prompt_scored: dict[str, NewRequest] = {}  # requests that want log probabilities of their prompt
+        self._rows = rows
         self._graphs = graphs
+        self._sampler = sampler
+        self._prompt_scored: dict[str, NewRequest] = {}  # requests that want log probabilities of their prompt
 
     @torch.inference_mode()
     def execute(self, batch: ScheduledBatch) -> StepOutput:
         self._apply(batch)
         inputs = self._rows.prepare(batch)
-        metadata = tuple(
-            self._backend.build(group_metadata, group.sliding_window)
-            for group_metadata, group in zip(inputs.metadata, self._groups, strict=True)
-        )
-        context = ForwardContext(metadata=metadata, kv_caches=self._kv_caches)
         graph = next(graph for graph in self._graphs if graph.accepts(inputs))
-        hidden = graph.run(inputs, context)
+        hidden = graph.run(inputs)
         output = StepOutput(step_id=batch.step_id, request_ids=batch.sampled_request_ids, token_ids=[])
         if self._prompt_scored:
             output.prompt_logprobs = self._score_prompts(inputs, hidden)
@@ -93,10 +66,10 @@ class ModelRunner:
                 self._prompt_scored[new.request_id] = new
 
     def _sample(self, inputs: StepInputs, hidden: Tensor, output: StepOutput) -> None:
-        logits = self._model.compute_logits(hidden[inputs.logits_rows])
+        logits = self._model.compute_logits(inputs.logits_of(hidden))
         slots = inputs.slots[inputs.sampled_rows]
         history = History(
-            token_ids=self._rows.token_ids,
+            token_ids=self._rows.token_ids.tensor,
             num_tokens=self._rows.num_tokens[slots],
             num_prompt_tokens=self._rows.num_prompt_tokens[slots],
         )

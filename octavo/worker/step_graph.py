@@ -1,7 +1,7 @@
-"""StepGraph: how the forward pass of one step is run.
+"""StepGraph: how the forward pass of one step is run, over the inputs in StepBuffers.
 
-A recorded graph replays a fixed sequence of kernels over the buffers of InputBatch for one bucket of batch sizes;
-EagerStep calls the model's code, works for every batch, and is the twin that recorded graphs are compared with.
+A recorded graph replays a fixed sequence of kernels; EagerStep calls the model's code, works for every step, and is the
+twin that recorded graphs are compared with.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+from octavo.attention.base import AttentionBackend, AttentionMetadata
+from octavo.config import KVGroupSpec
 from octavo.layers.context import ForwardContext
 from octavo.models.base import CausalLM
 from octavo.worker.input_batch import StepInputs
+from octavo.worker.step_buffers import StepBuffers
 
 
 class StepGraph(ABC):
@@ -22,19 +25,62 @@ class StepGraph(ABC):
     def accepts(self, inputs: StepInputs) -> bool: ...
 
     @abstractmethod
-    def run(self, inputs: StepInputs, context: ForwardContext) -> Tensor:
+    def run(self, inputs: StepInputs) -> Tensor:
         """Hidden states [T, hidden_size] of the step's tokens; keys and values go to the cache."""
+
+
+class Forward:
+    """The model's own code with its cache: one call is the forward pass of whatever the buffers hold."""
+
+    def __init__(
+        self,
+        model: CausalLM,
+        backend: AttentionBackend,
+        groups: tuple[KVGroupSpec, ...],
+        kv_caches: list[Tensor],
+        buffers: StepBuffers,
+    ) -> None:
+        self.buffers, self.backend = buffers, backend
+        self._model, self._groups, self._kv_caches = model, groups, kv_caches
+
+    def __call__(self, *, num_tokens: int, num_requests: int, max_query_len: int, max_seq_len: int) -> Tensor:
+        buffers = self.buffers
+        metadata = tuple(
+            self.backend.build(
+                AttentionMetadata(
+                    query_start_loc=buffers.query_start_loc.tensor[: num_requests + 1],
+                    seq_lens=buffers.seq_lens.tensor[:num_requests],
+                    block_table=table.tensor[:num_requests],
+                    slot_mapping=slots.tensor[:num_tokens],
+                    num_reqs=num_requests,
+                    num_tokens=num_tokens,
+                    max_query_len=max_query_len,
+                    max_seq_len=max_seq_len,
+                ),
+                group.sliding_window,
+            )
+            for group, table, slots in zip(self._groups, buffers.block_tables, buffers.slot_mappings, strict=True)
+        )
+        context = ForwardContext(metadata=metadata, kv_caches=self._kv_caches)
+        hidden: Tensor = self._model(
+            buffers.input_ids.tensor[:num_tokens], buffers.positions.tensor[:num_tokens], context
+        )
+        return hidden
 
 
 class EagerStep(StepGraph):
     """The model's own code, operation by operation."""
 
-    def __init__(self, model: CausalLM) -> None:
-        self._model = model
+    def __init__(self, forward: Forward) -> None:
+        self._forward = forward
 
     def accepts(self, inputs: StepInputs) -> bool:
         return True
 
-    def run(self, inputs: StepInputs, context: ForwardContext) -> Tensor:
-        hidden: Tensor = self._model(inputs.input_ids, inputs.positions, context)
-        return hidden
+    def run(self, inputs: StepInputs) -> Tensor:
+        return self._forward(
+            num_tokens=inputs.num_tokens,
+            num_requests=len(inputs.slots),
+            max_query_len=inputs.max_query_len,
+            max_seq_len=inputs.max_seq_len,
+        )

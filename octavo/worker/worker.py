@@ -7,7 +7,6 @@ import gc
 import torch
 from torch import Tensor
 
-from octavo.attention.base import AttentionBackend
 from octavo.attention.cpu_attn import CPUAttentionBackend
 from octavo.attention.select import select_backend
 from octavo.batch import ScheduledBatch, StepOutput
@@ -19,10 +18,13 @@ from octavo.loading.load_model import load_model
 from octavo.log import get_logger
 from octavo.models.base import CausalLM
 from octavo.platforms.base import Platform
+from octavo.sampling.sampler import Sampler
+from octavo.worker.input_batch import InputBatch
 from octavo.worker.memory_plan import MemoryNeeds, activation_bytes, group_layers, layout, plan_memory
 from octavo.worker.model_runner import ModelRunner
 from octavo.worker.recorded_step import RecordedStep
-from octavo.worker.step_graph import EagerStep, StepGraph
+from octavo.worker.step_buffers import StepBuffers
+from octavo.worker.step_graph import EagerStep, Forward, StepGraph
 
 logger = get_logger(__name__)
 
@@ -75,35 +77,33 @@ class Worker:
         attach_attention(model, backend, groups)
         kv_layout = layout(plan, groups)
         kv_caches = self._allocate(shape, groups)
+        scheduler = config.scheduler
+        buffers = StepBuffers(
+            max_num_tokens=scheduler.max_num_batched_tokens,
+            max_num_seqs=scheduler.max_num_seqs,
+            max_blocks=-(-max_model_len // kv_layout.block_size),
+            num_groups=len(groups),
+            device=device,
+        )
         self._runner = ModelRunner(
             model=model,
-            backend=backend,
-            layout=kv_layout,
-            kv_caches=kv_caches,
-            graphs=self._graphs(backend, kv_layout, kv_caches),
-            argmax=kernels.argmax,
-            config=config.scheduler,
-            vocab_size=config.model.vocab_size,
-            device=device,
+            rows=InputBatch(buffers, max_model_len=max_model_len, block_size=kv_layout.block_size, device=device),
+            graphs=self._graphs(Forward(model, backend, groups, kv_caches, buffers)),
+            sampler=Sampler(
+                vocab_size=config.model.vocab_size,
+                max_num_seqs=scheduler.max_num_seqs,
+                device=device,
+                argmax=kernels.argmax,
+            ),
         )
         return kv_layout
 
-    def _graphs(self, backend: AttentionBackend, kv_layout: KVCacheLayout, kv_caches: list[Tensor]) -> list[StepGraph]:
+    def _graphs(self, forward: Forward) -> list[StepGraph]:
         """The ways to run a step, the fastest first; the last one takes every step."""
-        graphs: list[StepGraph] = [EagerStep(self.model)]
-        kernels, scheduler = self._platform.kernels, self._config.scheduler
-        if isinstance(backend, CPUAttentionBackend) and not self._config.enforce_eager:
-            recorded = RecordedStep(
-                self.model,
-                kernels,
-                backend,
-                kv_layout.groups,
-                kv_caches,
-                max_num_tokens=scheduler.max_num_batched_tokens,
-                max_num_seqs=scheduler.max_num_seqs,
-                max_blocks=-(-scheduler.max_model_len // kv_layout.block_size),
-            )
-            graphs.insert(0, recorded)
+        graphs: list[StepGraph] = [EagerStep(forward)]
+        kernels = self._platform.kernels
+        if isinstance(forward.backend, CPUAttentionBackend) and not self._config.enforce_eager:
+            graphs.insert(0, RecordedStep(forward, kernels))
         return graphs
 
     def execute(self, batch: ScheduledBatch) -> StepOutput:
