@@ -8,12 +8,12 @@ is seen one step late. With one step under way the same code is the plain, synch
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import Future
+from contextlib import suppress
 
-from octavo.batch import ScheduledBatch, StepOutput
+from octavo.batch import ScheduledBatch
 from octavo.config import KVCacheLayout, SchedulerConfig
 from octavo.errors import EngineDeadError, EngineError
-from octavo.executor.base import Executor
+from octavo.executor.base import Executor, PendingStep
 from octavo.log import get_logger
 from octavo.observability.stats import EngineStats
 from octavo.request import FinishReason, Request, RequestUpdate
@@ -29,7 +29,7 @@ class Engine:
         self._scheduler = Scheduler(config, layout, enable_prefix_caching=enable_prefix_caching)
         self._executor = executor
         self._depth = 2 if config.async_scheduling else 1
-        self._under_way: deque[tuple[ScheduledBatch, Future[StepOutput]]] = deque()
+        self._under_way: deque[tuple[ScheduledBatch, PendingStep]] = deque()
         self._closed = False
 
     @property
@@ -80,8 +80,8 @@ class Engine:
             if not self._under_way:
                 assert not self._scheduler.has_unfinished, "requests wait, but nothing can be scheduled"
                 return []
-            batch, future = self._under_way[0]
-            output = future.result()
+            batch, pending = self._under_way[0]
+            output = pending.result()
         except BaseException as error:
             self._abandon()
             if not isinstance(error, Exception):  # the user has interrupted
@@ -92,11 +92,16 @@ class Engine:
 
     def _abandon(self) -> None:
         """End all requests after a step that did not finish: what it left in the KV cache is not to be trusted."""
-        for _, future in self._under_way:
-            future.exception()  # waits
-        self._under_way.clear()
+        self._wait()
         self._scheduler.abandon()
         self._executor.call("reset")
+
+    def _wait(self) -> None:
+        """For the steps under way, whatever comes of them."""
+        for _, pending in self._under_way:
+            with suppress(Exception):
+                pending.result()
+        self._under_way.clear()
 
     def reset_prefix_cache(self) -> bool:
         """Forget all cached prefixes. False, and nothing done, while requests hold blocks."""
@@ -106,8 +111,6 @@ class Engine:
         """End everything. May be called twice."""
         if not self._closed:
             self._closed = True
-            for _, future in self._under_way:
-                future.exception()
-            self._under_way.clear()
+            self._wait()
             self._scheduler.finish_requests(list(self._scheduler.requests), FinishReason.ABORT)
             self._executor.shutdown()

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from concurrent.futures import Future
-from typing import Any
+from typing import Any, Protocol
 
 from octavo.batch import ScheduledBatch, StepOutput
 from octavo.config import KVCacheLayout
+
+
+class PendingStep(Protocol):
+    """A step that was started, and may still compute. A concurrent.futures.Future is one."""
+
+    def result(self) -> StepOutput:
+        """Waits for the output. Raises what went wrong."""
+        ...
 
 
 class Executor(ABC):
@@ -34,8 +41,8 @@ class Executor(ABC):
         """
 
     @abstractmethod
-    def execute(self, batch: ScheduledBatch) -> Future[StepOutput]:
-        """Start a step. Steps run in order; the future holds the output or what went wrong."""
+    def execute(self, batch: ScheduledBatch) -> PendingStep:
+        """Start a step. Steps run in order. What goes wrong is raised here or by the step's `result`."""
 
     @abstractmethod
     def call(self, method: str) -> list[Any]:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from octavo.batch import ScheduledBatch, StepOutput
 from octavo.config import EngineConfig, KVCacheLayout
-from octavo.executor.base import Executor
+from octavo.executor.base import Executor, PendingStep
 from octavo.platforms.base import Platform
 from octavo.worker.worker import Worker
 
 
 class UniprocExecutor(Executor):
-    """Runs steps in the caller's thread, or, with asynchronous scheduling, in one thread of its own.
+    """Runs steps in the caller's thread, or in one of its own.
 
-    The thread gives the engine time to schedule a step while the one before it computes: torch's operations let go
-    of the interpreter lock.
+    With asynchronous scheduling the engine schedules a step while the one before it computes. A GPU computes by itself;
+    a CPU's kernels occupy the thread that calls them, so there they get a thread (they let go of the interpreter lock).
     """
 
     def __init__(self, config: EngineConfig, platform: Platform) -> None:
         self._worker: Worker | None = Worker(config, platform)
-        self._thread = ThreadPoolExecutor(1, "octavo-worker") if config.scheduler.async_scheduling else None
+        needs_thread = config.scheduler.async_scheduling and not platform.runs_ahead
+        self._thread = ThreadPoolExecutor(1, "octavo-worker") if needs_thread else None
 
     @property
     def worker(self) -> Worker:
@@ -37,15 +38,13 @@ class UniprocExecutor(Executor):
     def kv_capacity(self) -> KVCacheLayout:
         return self.worker.kv_capacity()
 
-    def execute(self, batch: ScheduledBatch) -> Future[StepOutput]:
-        if self._thread is not None:
-            return self._thread.submit(self.worker.execute, batch)
-        future: Future[StepOutput] = Future()
-        try:
-            future.set_result(self.worker.execute(batch))
-        except Exception as error:
-            future.set_exception(error)
-        return future
+    def execute(self, batch: ScheduledBatch) -> PendingStep:
+        if self._thread is None:
+            return self.worker.execute(batch)
+        return self._thread.submit(self._run, batch)
+
+    def _run(self, batch: ScheduledBatch) -> StepOutput:
+        return self.worker.execute(batch).result()
 
     def call(self, method: str) -> list[Any]:
         function = getattr(self.worker, method)

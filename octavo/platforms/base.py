@@ -23,6 +23,7 @@ class Memory:
 class Platform(ABC):
     name: ClassVar[str]
     attention_backends: ClassVar[tuple[str, ...]]  # in the order of preference
+    runs_ahead: ClassVar[bool]  # kernels may run after the call that launched them
 
     @property
     @abstractmethod

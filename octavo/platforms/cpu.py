@@ -32,6 +32,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 class CpuPlatform(Platform):
     name: ClassVar[str] = "cpu"
     attention_backends: ClassVar[tuple[str, ...]] = ("CPU_ATTN", "TORCH_ATTN", "TORCH_SDPA")
+    runs_ahead: ClassVar[bool] = False
 
     @property
     def device(self) -> torch.device:

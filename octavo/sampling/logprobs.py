@@ -31,15 +31,28 @@ class LogprobTensors:
     ranks: Tensor  # [R] int64, of the chosen tokens
     num_logprobs: NDArray[np.int64]  # [R] on the host: how many of the K are the row's; NO_LOGPROBS for none at all
 
+    def to_host(self) -> LogprobTensors:
+        """The same on the host, once the device has come to it."""
+        return LogprobTensors(
+            to_host(self.token_ids), to_host(self.logprobs), to_host(self.ranks), num_logprobs=self.num_logprobs
+        )
+
     def to_rows(self) -> list[TokenLogprobs | None]:
-        """One entry per row, None for rows that did not ask. Waits for the device."""
-        token_ids, logprobs, ranks = self.token_ids.cpu(), self.logprobs.cpu(), self.ranks.tolist()
+        """One entry per row, None for rows that did not ask."""
+        token_ids, logprobs, ranks = self.token_ids, self.logprobs, self.ranks.tolist()
         return [
             None
             if num == NO_LOGPROBS
             else TokenLogprobs(token_ids[i, : num + 1].tolist(), logprobs[i, : num + 1].tolist(), ranks[i])
             for i, num in enumerate(self.num_logprobs.tolist())
         ]
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """A copy of a GPU's tensor in memory that the GPU writes by itself; a host's tensor as it is."""
+    if not tensor.is_cuda:
+        return tensor
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
 
 
 def _top_tokens(logprobs: Tensor, num: int) -> Tensor:

@@ -19,7 +19,7 @@ from octavo.batch import NewRequest
 from octavo.sampling.constraints import Constraints
 from octavo.sampling.draw import draw
 from octavo.sampling.history import History
-from octavo.sampling.logprobs import NO_LOGPROBS, LogprobTensors, gather_logprobs
+from octavo.sampling.logprobs import NO_LOGPROBS, LogprobTensors, gather_logprobs, to_host
 from octavo.sampling.penalties import apply_penalties_
 from octavo.sampling.random_numbers import uniforms
 from octavo.sampling.truncation import truncate_
@@ -35,6 +35,10 @@ class SamplerOutput:
 
     token_ids: Tensor  # [R] int64 on the device
     logprobs: LogprobTensors | None  # when any row asked for them
+
+    def to_host(self) -> SamplerOutput:
+        """The same on the host, once the device has come to it."""
+        return SamplerOutput(to_host(self.token_ids), None if self.logprobs is None else self.logprobs.to_host())
 
 
 class _Columns:

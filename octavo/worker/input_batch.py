@@ -92,7 +92,8 @@ class InputBatch:
                 self._num_blocks[group_id, slot] += len(ids)
 
     def prepare(self, batch: ScheduledBatch) -> StepInputs:
-        """Writes the inputs of a step, whose requests all have rows, into the buffers."""
+        """Writes the inputs of a step, whose requests all have rows, into the buffers of the host."""
+        self._buffers.turn()
         request_ids = list(batch.num_scheduled_tokens)
         computed = dict(zip(batch.cached.request_ids, batch.cached.num_computed_tokens, strict=True))
         computed.update((new.request_id, new.num_computed_tokens) for new in batch.new_requests)
@@ -137,8 +138,8 @@ class InputBatch:
             rows.host[: len(slots), :num_blocks] = table[slots, :num_blocks]
             np.multiply(table[token_slots, block], self._block_size, out=mapping.host[:num_tokens])
             mapping.host[:num_tokens] += offset
-        buffers.upload(num_tokens, len(slots))
-        self.token_ids.read(token_slots * self.token_ids.row_length + positions, buffers.input_ids)
+        np.multiply(token_slots, self.token_ids.row_length, out=buffers.token_places.host[:num_tokens])
+        buffers.token_places.host[:num_tokens] += positions
 
     def append_sampled(self, slots: IntArray, token_ids: Tensor) -> None:
         """Write the tokens [S] sampled for the rows `slots` behind what the rows hold."""

@@ -16,6 +16,7 @@ from octavo.request import TokenLogprobs
 from octavo.sampling.logprobs import prompt_logprobs
 from octavo.sampling.sampler import History, Sampler, SamplerOutput
 from octavo.worker.input_batch import InputBatch, StepInputs
+from octavo.worker.launched_step import LaunchedStep
 from octavo.worker.step_graph import StepGraph
 
 
@@ -37,7 +38,8 @@ class ModelRunner:
         self._prompt_scored: dict[str, NewRequest] = {}  # requests that want log probabilities of their prompt
 
     @torch.inference_mode()
-    def execute(self, batch: ScheduledBatch) -> StepOutput:
+    def execute(self, batch: ScheduledBatch) -> LaunchedStep:
+        """Start a step. On a CPU it is done on return, on a GPU it may not even have begun."""
         self._apply(batch)
         inputs = self._rows.prepare(batch)
         graph = next(graph for graph in self._graphs if graph.accepts(inputs))
@@ -45,9 +47,7 @@ class ModelRunner:
         output = StepOutput(step_id=batch.step_id, request_ids=batch.sampled_request_ids, token_ids=[])
         if self._prompt_scored:
             output.prompt_logprobs = self._score_prompts(inputs, hidden)
-        if len(inputs.sampled_rows):
-            self._sample(inputs, hidden, output)
-        return output
+        return LaunchedStep(output, self._sample(inputs, hidden) if len(inputs.sampled_rows) else None)
 
     def reset(self) -> None:
         """Forget all requests, after a step that failed."""
@@ -65,7 +65,7 @@ class ModelRunner:
             if new.params.prompt_logprobs is not None or new.params.prompt_logprob_token_ids is not None:
                 self._prompt_scored[new.request_id] = new
 
-    def _sample(self, inputs: StepInputs, hidden: Tensor, output: StepOutput) -> None:
+    def _sample(self, inputs: StepInputs, hidden: Tensor) -> SamplerOutput:
         logits = self._model.compute_logits(inputs.logits_of(hidden))
         slots = inputs.slots[inputs.sampled_rows]
         history = History(
@@ -73,15 +73,9 @@ class ModelRunner:
             num_tokens=self._rows.num_tokens[slots],
             num_prompt_tokens=self._rows.num_prompt_tokens[slots],
         )
-        sampled: SamplerOutput = self._sampler.sample(logits, slots, history)
+        sampled = self._sampler.sample(logits, slots, history)
         self._rows.append_sampled(slots, sampled.token_ids)
-        # The batch lists the sampled requests in the order of its rows, as `sampled_rows` does.
-        output.token_ids = [[token_id] for token_id in sampled.token_ids.tolist()]
-        if sampled.logprobs is not None:
-            rows = sampled.logprobs.to_rows()
-            output.logprobs = {
-                request_id: [row] for request_id, row in zip(output.request_ids, rows, strict=True) if row is not None
-            }
+        return sampled
 
     def _score_prompts(self, inputs: StepInputs, hidden: Tensor) -> dict[str, tuple[int, list[TokenLogprobs]]]:
         """Log probabilities of the prompt tokens that follow the positions of this step."""

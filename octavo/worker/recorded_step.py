@@ -19,6 +19,7 @@ class RecordedStep(StepGraph):
     """Serves every step that the buffers have room for."""
 
     def __init__(self, forward: Forward, kernels: CPUKernels) -> None:
+        self._forward = forward
         num_tokens, num_requests = forward.buffers.max_num_tokens, forward.buffers.max_num_seqs
         with torch.inference_mode():
             self._recording = kernels.record(
@@ -32,5 +33,6 @@ class RecordedStep(StepGraph):
         return True
 
     def run(self, inputs: StepInputs) -> Tensor:
+        self._forward.read_tokens(inputs.num_tokens)
         self._recording.replay(inputs.num_tokens, len(inputs.slots))
         return self._recording.result[: inputs.num_tokens]

@@ -15,18 +15,30 @@ from torch import Tensor
 
 
 class Mirror:
-    """An array on the host and its copy on the device; on a CPU both are the same memory."""
+    """An array on the host and its copy on the device; on a CPU both are the same memory.
+
+    Copies to a GPU happen later than they are asked for. So there are two arrays on the host, taken in turns: `host` is
+    the one to write, and `turn` changes it. The one before is free again when the step that it was written for is done.
+    """
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
-        staging = torch.zeros(shape, dtype=dtype, pin_memory=device.type == "cuda")
-        self.host: npt.NDArray[Any] = staging.numpy()
-        self.tensor = staging if device.type == "cpu" else torch.zeros(shape, dtype=dtype, device=device)
-        self._staging = staging
+        self.tensor = torch.zeros(shape, dtype=dtype, device=device)
+        on_gpu = device.type != "cpu"
+        staging = [torch.zeros(shape, dtype=dtype, pin_memory=True) for _ in range(2)] if on_gpu else [self.tensor]
+        self._staging = [(each, each.numpy()) for each in staging]
+
+    @property
+    def host(self) -> npt.NDArray[Any]:
+        return self._staging[0][1]
+
+    def turn(self) -> None:
+        self._staging.reverse()
 
     def upload(self, length: int) -> None:
         """Copy the first `length` rows to the device."""
-        if self.tensor is not self._staging:
-            self.tensor[:length].copy_(self._staging[:length], non_blocking=True)
+        staging = self._staging[0][0]
+        if staging is not self.tensor:
+            self.tensor[:length].copy_(staging[:length], non_blocking=True)
 
 
 class StepBuffers:
@@ -40,19 +52,40 @@ class StepBuffers:
 
         self.max_num_tokens = max_num_tokens
         self.max_num_seqs = max_num_seqs
-        self.input_ids = mirror(max_num_tokens, dtype=torch.int64)
+        self.input_ids = torch.zeros(max_num_tokens, dtype=torch.int64, device=device)
+        self.token_places = mirror(max_num_tokens, dtype=torch.int64)  # in the table of all tokens
         self.positions = mirror(max_num_tokens, dtype=torch.int64)
         self.query_start_loc = mirror(max_num_seqs + 1, dtype=torch.int32)
         self.seq_lens = mirror(max_num_seqs, dtype=torch.int32)
         self.block_tables = [mirror(max_num_seqs, max_blocks, dtype=torch.int32) for _ in range(num_groups)]
         self.slot_mappings = [mirror(max_num_tokens, dtype=torch.int64) for _ in range(num_groups)]
 
+    def _mirrors(self) -> tuple[list[Mirror], list[Mirror]]:
+        """Those of tokens, and those of requests."""
+        return [self.token_places, self.positions, *self.slot_mappings], [self.seq_lens, *self.block_tables]
+
+    def turn(self) -> None:
+        """Begin to write another step."""
+        of_tokens, of_requests = self._mirrors()
+        for mirror in (*of_tokens, *of_requests, self.query_start_loc):
+            mirror.turn()
+
+    def pad(self, num_requests: int, size: int) -> None:
+        """Fill a step of one token for each request up to `size` with requests that have no token in the cache."""
+        self.token_places.host[num_requests:size] = 0
+        self.positions.host[num_requests:size] = 0
+        self.seq_lens.host[num_requests:size] = 0
+        self.query_start_loc.host[num_requests : size + 1] = np.arange(num_requests, size + 1)
+        for mapping in self.slot_mappings:
+            mapping.host[num_requests:size] = -1
+
     def upload(self, num_tokens: int, num_requests: int) -> None:
-        """Bring a step's inputs to the device, all but `input_ids`, which are gathered there."""
-        for each in (self.positions, *self.slot_mappings):
-            each.upload(num_tokens)
-        for each in (self.seq_lens, *self.block_tables):
-            each.upload(num_requests)
+        """Bring a step's inputs to the device, all but `input_ids`, which are read there."""
+        of_tokens, of_requests = self._mirrors()
+        for mirror in of_tokens:
+            mirror.upload(num_tokens)
+        for mirror in of_requests:
+            mirror.upload(num_requests)
         self.query_start_loc.upload(num_requests + 1)
 
 
@@ -74,13 +107,13 @@ class TokenTable:
     def write(self, row: int, token_ids: list[int]) -> None:
         self.tensor[row, : len(token_ids)] = torch.tensor(token_ids, dtype=torch.int32, device=self.tensor.device)
 
-    def read(self, flat: npt.NDArray[np.int64], out: Mirror) -> None:
-        """Copy the tokens at `flat` [T], row * row_length + column, to `out`."""
+    def read(self, places: Mirror, out: Tensor) -> None:
+        """Copy the tokens at the first `places`, row * row_length + column, to `out` int64 [T]."""
+        num_tokens = len(out)
         if self._host is not None:
-            out.host[: len(flat)] = self._host.reshape(-1)[flat]
+            out.numpy()[:] = self._host.reshape(-1)[places.host[:num_tokens]]
         else:
-            index = torch.from_numpy(flat).to(self.tensor.device)
-            out.tensor[: len(flat)] = self.tensor.view(-1)[index]
+            out.copy_(self.tensor.view(-1)[places.tensor[:num_tokens]])
 
     def put(self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], token_ids: Tensor) -> None:
         """Write `token_ids` int64 [R], one to each row at its column."""
@@ -88,6 +121,5 @@ class TokenTable:
         if self._host is not None:
             self._host[rows, columns] = token_ids.numpy()
         else:
-            device = self.tensor.device
-            at = torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device)
-            self.tensor[at] = token_ids.to(torch.int32)
+            at = torch.from_numpy(np.stack((rows, columns))).to(self.tensor.device, non_blocking=True)
+            self.tensor[at[0], at[1]] = token_ids.to(torch.int32)

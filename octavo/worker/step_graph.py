@@ -15,7 +15,7 @@ from octavo.config import KVGroupSpec
 from octavo.layers.context import ForwardContext
 from octavo.models.base import CausalLM
 from octavo.worker.input_batch import StepInputs
-from octavo.worker.step_buffers import StepBuffers
+from octavo.worker.step_buffers import StepBuffers, TokenTable
 
 
 class StepGraph(ABC):
@@ -30,7 +30,7 @@ class StepGraph(ABC):
 
 
 class Forward:
-    """The model's own code with its cache: one call is the forward pass of whatever the buffers hold."""
+    """The model's own code with its cache: one call is the forward pass of the step that the buffers hold."""
 
     def __init__(
         self,
@@ -39,9 +39,15 @@ class Forward:
         groups: tuple[KVGroupSpec, ...],
         kv_caches: list[Tensor],
         buffers: StepBuffers,
+        tokens: TokenTable,
     ) -> None:
         self.buffers, self.backend = buffers, backend
+        self._tokens = tokens
         self._model, self._groups, self._kv_caches = model, groups, kv_caches
+
+    def read_tokens(self, num_tokens: int) -> None:
+        """The ids of the step's tokens, some of which may be known to the device alone."""
+        self._tokens.read(self.buffers.token_places, self.buffers.input_ids[:num_tokens])
 
     def __call__(self, *, num_tokens: int, num_requests: int, max_query_len: int, max_seq_len: int) -> Tensor:
         buffers = self.buffers
@@ -62,9 +68,7 @@ class Forward:
             for group, table, slots in zip(self._groups, buffers.block_tables, buffers.slot_mappings, strict=True)
         )
         context = ForwardContext(metadata=metadata, kv_caches=self._kv_caches)
-        hidden: Tensor = self._model(
-            buffers.input_ids.tensor[:num_tokens], buffers.positions.tensor[:num_tokens], context
-        )
+        hidden: Tensor = self._model(buffers.input_ids[:num_tokens], buffers.positions.tensor[:num_tokens], context)
         return hidden
 
 
@@ -78,6 +82,8 @@ class EagerStep(StepGraph):
         return True
 
     def run(self, inputs: StepInputs) -> Tensor:
+        self._forward.buffers.upload(inputs.num_tokens, len(inputs.slots))
+        self._forward.read_tokens(inputs.num_tokens)
         return self._forward(
             num_tokens=inputs.num_tokens,
             num_requests=len(inputs.slots),

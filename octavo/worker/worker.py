@@ -9,7 +9,7 @@ from torch import Tensor
 
 from octavo.attention.cpu_attn import CPUAttentionBackend
 from octavo.attention.select import select_backend
-from octavo.batch import ScheduledBatch, StepOutput
+from octavo.batch import ScheduledBatch
 from octavo.config import EngineConfig, KVCacheLayout, KVGroupSpec
 from octavo.errors import UnsupportedModelError
 from octavo.layers.base import attach_attention, attach_kernels
@@ -20,6 +20,7 @@ from octavo.models.base import CausalLM
 from octavo.platforms.base import Platform
 from octavo.sampling.sampler import Sampler
 from octavo.worker.input_batch import InputBatch
+from octavo.worker.launched_step import LaunchedStep
 from octavo.worker.memory_plan import MemoryNeeds, activation_bytes, group_layers, layout, plan_memory
 from octavo.worker.model_runner import ModelRunner
 from octavo.worker.recorded_step import RecordedStep
@@ -85,10 +86,11 @@ class Worker:
             num_groups=len(groups),
             device=device,
         )
+        rows = InputBatch(buffers, max_model_len=max_model_len, block_size=kv_layout.block_size, device=device)
         self._runner = ModelRunner(
             model=model,
-            rows=InputBatch(buffers, max_model_len=max_model_len, block_size=kv_layout.block_size, device=device),
-            graphs=self._graphs(Forward(model, backend, groups, kv_caches, buffers)),
+            rows=rows,
+            graphs=self._graphs(Forward(model, backend, groups, kv_caches, buffers, rows.token_ids)),
             sampler=Sampler(
                 vocab_size=config.model.vocab_size,
                 max_num_seqs=scheduler.max_num_seqs,
@@ -106,7 +108,7 @@ class Worker:
             graphs.insert(0, RecordedStep(forward, kernels))
         return graphs
 
-    def execute(self, batch: ScheduledBatch) -> StepOutput:
+    def execute(self, batch: ScheduledBatch) -> LaunchedStep:
         return self.runner.execute(batch)
 
     def reset(self) -> None:
