@@ -32,6 +32,11 @@ def hf_hub_offline() -> bool:
     return _flag("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
+def device() -> str:
+    """OCTAVO_DEVICE (auto, cpu, cuda), default auto: the device to run on."""
+    return os.environ.get("OCTAVO_DEVICE", "auto").strip().lower()
+
+
 def omp_num_threads() -> int | None:
     """OMP_NUM_THREADS, where it is a number of 1 or more: the threads of the kernels on a CPU."""
     given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()

@@ -65,6 +65,7 @@ class AttentionBackend(ABC):
     """
 
     name: ClassVar[str]
+    capturable: ClassVar[bool] = False  # its decode steps can be captured: no result is looked at on the host
 
     def __init__(self, specs: Sequence[AttentionSpec], kernels: object) -> None:
         self.dtype = specs[0].dtype

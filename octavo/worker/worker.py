@@ -19,6 +19,7 @@ from octavo.log import get_logger
 from octavo.models.base import CausalLM
 from octavo.platforms.base import Platform
 from octavo.sampling.sampler import Sampler
+from octavo.worker.captured_step import CapturedStep
 from octavo.worker.input_batch import InputBatch
 from octavo.worker.launched_step import LaunchedStep
 from octavo.worker.memory_plan import MemoryNeeds, activation_bytes, group_layers, layout, plan_memory
@@ -106,6 +107,8 @@ class Worker:
         kernels = self._platform.kernels
         if isinstance(forward.backend, CPUAttentionBackend) and not self._config.enforce_eager:
             graphs.insert(0, RecordedStep(forward, kernels))
+        if self._platform.name == "cuda" and forward.backend.capturable and not self._config.enforce_eager:
+            graphs.insert(0, CapturedStep(forward, max_model_len=self._config.scheduler.max_model_len))
         return graphs
 
     def execute(self, batch: ScheduledBatch) -> LaunchedStep:

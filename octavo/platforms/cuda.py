@@ -1,0 +1,53 @@
+"""The CUDA platform: one GPU of NVIDIA, or of AMD where torch is built for ROCm, which goes by the same names."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from types import ModuleType
+from typing import ClassVar
+
+import torch
+
+from octavo.config import DeviceTraits
+from octavo.kernels import torch_ops
+from octavo.platforms.base import Memory, Platform
+
+
+class CudaPlatform(Platform):
+    name: ClassVar[str] = "cuda"
+    attention_backends: ClassVar[tuple[str, ...]] = ("TRITON_ATTN", "TORCH_SDPA")
+    runs_ahead: ClassVar[bool] = True
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda", torch.cuda.current_device())
+
+    @cached_property
+    def kernels(self) -> ModuleType:
+        return torch_ops
+
+    def traits(self) -> DeviceTraits:
+        fast = ("bfloat16", "float16", "float32")
+        return DeviceTraits(
+            name=self.name,
+            dtypes=fast if torch.cuda.is_bf16_supported(including_emulation=False) else fast[1:],
+            block_size=16,
+            max_num_seqs=256,
+            max_num_batched_tokens=8192,
+            gpu_memory_utilization=0.9,
+            async_scheduling=True,
+        )
+
+    def memory(self) -> Memory:
+        free, total = torch.cuda.mem_get_info(self.device)
+        # What torch's allocator holds and nobody uses is as good as free.
+        unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return Memory(total, free + unused)
+
+    def describe(self) -> str:
+        properties = torch.cuda.get_device_properties(self.device)
+        family = f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
+        return (
+            f"cuda ({properties.name}, compute capability {properties.major}.{properties.minor}, "
+            f"{properties.total_memory / 2**30:.0f} GiB, {family})"
+        )
