@@ -138,6 +138,7 @@ class DeviceTraits:
     max_num_batched_tokens: int
     gpu_memory_utilization: float
     async_scheduling: bool
+    memory_on_touch: bool = False  # what was allocated takes memory when it is first written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +178,7 @@ class CacheConfig:
     kv_cache_memory_bytes: int | None
     num_gpu_blocks_override: int | None
     enable_prefix_caching: bool
+    sparing: bool = False  # nobody asked for that much memory: old content makes room before more is taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +215,7 @@ class KVCacheLayout:
     num_blocks: int
     block_size: int
     groups: tuple[KVGroupSpec, ...]
+    soft_limit: int | None = None  # blocks in use before cached content makes room; None: all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +279,10 @@ def resolve(args: EngineArgs, checkpoint: Checkpoint, device: DeviceTraits) -> E
             kv_cache_memory_bytes=args.kv_cache_memory_bytes,
             num_gpu_blocks_override=args.num_gpu_blocks_override,
             enable_prefix_caching=args.enable_prefix_caching,
+            sparing=device.memory_on_touch
+            and args.gpu_memory_utilization is None
+            and args.kv_cache_memory_bytes is None
+            and args.num_gpu_blocks_override is None,
         ),
         scheduler=SchedulerConfig(
             max_model_len=max_model_len,

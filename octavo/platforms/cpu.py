@@ -60,6 +60,7 @@ class CpuPlatform(Platform):
             # A CPU's memory is shared with everything else that runs on the machine.
             gpu_memory_utilization=0.25,
             async_scheduling=False,
+            memory_on_touch=True,
         )
 
     def memory(self) -> Memory:

@@ -14,20 +14,24 @@ class BlockPool:
     """`num_blocks` blocks, handed out by id from 0. All operations are O(1) a block.
 
     Blank blocks are handed out first, the last freed one before all others, so that a lightly loaded engine touches
-    little memory; after them the cached ones, least recently used first.
+    little memory; after them the cached ones, least recently used first. A block that was never used costs new memory
+    where memory is taken when it is first written: once `soft_limit` blocks have been used, cached content makes room
+    first, and the others are there for what is in use at once. None: there is no such limit.
     """
 
-    def __init__(self, num_blocks: int) -> None:
+    def __init__(self, num_blocks: int, soft_limit: int | None = None) -> None:
         self.num_blocks = num_blocks
+        self.soft_limit = num_blocks if soft_limit is None else soft_limit
         self._ref_counts = [0] * num_blocks
         self._keys: list[Hashable | None] = [None] * num_blocks
-        self._blank = list(range(num_blocks - 1, -1, -1))
+        self._blank: list[int] = []  # of those used before
+        self._num_touched = 0  # the blocks from here on were never used
         self._cached_free: OrderedDict[int, None] = OrderedDict()
         self._by_key: dict[Hashable, int] = {}
 
     @property
     def num_free(self) -> int:
-        return len(self._blank) + len(self._cached_free)
+        return self.num_blocks - self._num_touched + len(self._blank) + len(self._cached_free)
 
     @property
     def num_used(self) -> int:
@@ -46,6 +50,9 @@ class BlockPool:
         for _ in range(num_blocks):
             if self._blank:
                 block_id = self._blank.pop()
+            elif self._num_touched < (self.num_blocks if not self._cached_free else self.soft_limit):
+                block_id = self._num_touched
+                self._num_touched += 1
             else:
                 block_id, _ = self._cached_free.popitem(last=False)
                 self._forget(block_id)
@@ -91,8 +98,10 @@ class BlockPool:
 
     def check(self) -> None:
         """Assert that every block is in one state and every key leads to its block. For tests; O(num_blocks)."""
-        blank, cached = set(self._blank), set(self._cached_free)
-        assert len(blank) == len(self._blank), "a block is twice in the free list"
+        untouched = set(range(self._num_touched, self.num_blocks))
+        assert len(set(self._blank)) == len(self._blank), "a block is twice in the free list"
+        assert not untouched & set(self._blank), "a block that was never used was freed"
+        blank, cached = untouched | set(self._blank), set(self._cached_free)
         assert not blank & cached, "a block is blank and cached"
         for block_id, count in enumerate(self._ref_counts):
             assert (count == 0) == (block_id in blank or block_id in cached), f"block {block_id} is lost or owned twice"

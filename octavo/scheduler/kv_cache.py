@@ -47,7 +47,7 @@ class KVCacheManager:
     def __init__(self, layout: KVCacheLayout, *, enable_prefix_caching: bool) -> None:
         self.block_size = layout.block_size
         self.groups = layout.groups
-        self.pool = BlockPool(layout.num_blocks)
+        self.pool = BlockPool(layout.num_blocks, layout.soft_limit)
         self.enable_prefix_caching = enable_prefix_caching
         self._num_registered: dict[str, int] = {}  # blocks of each request's tables that were offered to the cache
 

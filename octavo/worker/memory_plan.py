@@ -30,6 +30,7 @@ class MemoryPlan:
     num_blocks: int
     block_size: int
     budget: int  # bytes that the engine may use in all
+    soft_limit: int | None  # blocks that are used before cached content makes room; None: all
 
     @property
     def kv_cache(self) -> int:
@@ -41,11 +42,17 @@ class MemoryPlan:
             ("weights", self.needs.weights),
             ("activations (estimate)", self.needs.activations),
             (f"KV cache ({self.num_blocks} blocks of {self.block_size} tokens)", self.kv_cache),
+            *self._soft_limit_row(),
             ("free", max(0, self.needs.available - self.needs.activations - self.kv_cache)),
         ]
         width = max(len(name) for name, _ in rows)
         lines = [f"  {name:<{width}}  {size / GIB:8.3f} GiB" for name, size in rows]
         return "\n".join([f"memory plan ({self.needs.total / GIB:.1f} GiB in all):", *lines])
+
+    def _soft_limit_row(self) -> list[tuple[str, int]]:
+        if self.soft_limit is None:
+            return []
+        return [("of it for finished requests", self.soft_limit * self.needs.bytes_per_block)]
 
 
 def activation_bytes(
@@ -64,6 +71,9 @@ def plan_memory(
     needs: MemoryNeeds, cache: CacheConfig, scheduler: SchedulerConfig, groups: tuple[KVGroupSpec, ...]
 ) -> MemoryPlan:
     """How many blocks the KV cache has.
+
+    A sparing cache keeps the content of finished requests in as much memory as the weights take, and as one request of
+    max_model_len tokens needs: a measure that grows with the model. Beyond that it takes what running requests need.
 
     Raises:
         OutOfMemoryError: there is no room for a block, or for one request of max_model_len tokens.
@@ -93,7 +103,8 @@ def plan_memory(
             f"(weights {needs.weights / GIB:.3f} GiB, activations {needs.activations / GIB:.3f} GiB, "
             f"a block {needs.bytes_per_block} bytes, budget {budget / GIB:.3f} of {needs.total / GIB:.3f} GiB)"
         )
-    return MemoryPlan(needs=needs, num_blocks=num_blocks, block_size=block_size, budget=budget)
+    soft_limit = min(num_blocks, max(least, needs.weights // needs.bytes_per_block)) if cache.sparing else None
+    return MemoryPlan(needs=needs, num_blocks=num_blocks, block_size=block_size, budget=budget, soft_limit=soft_limit)
 
 
 def blocks_for(groups: tuple[KVGroupSpec, ...], block_size: int, num_tokens: int, max_num_batched_tokens: int) -> int:
@@ -134,4 +145,6 @@ def group_layers(windows: list[int | None]) -> tuple[KVGroupSpec, ...]:
 
 
 def layout(plan: MemoryPlan, groups: tuple[KVGroupSpec, ...]) -> KVCacheLayout:
-    return KVCacheLayout(num_blocks=plan.num_blocks, block_size=plan.block_size, groups=groups)
+    return KVCacheLayout(
+        num_blocks=plan.num_blocks, block_size=plan.block_size, groups=groups, soft_limit=plan.soft_limit
+    )

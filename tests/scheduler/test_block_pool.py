@@ -23,6 +23,37 @@ def test_blank_blocks_go_first_then_the_least_recently_used() -> None:
     assert pool.lookup("a") == a
 
 
+def test_cached_blocks_make_room_once_the_soft_limit_is_used() -> None:
+    pool = BlockPool(5, soft_limit=2)
+    (a,) = pool.allocate(1)
+    pool.register(a, "a")
+    pool.release([a])
+    (b,) = pool.allocate(1)
+    assert pool.lookup("a") == a  # kept: the limit was not reached
+    pool.register(b, "b")
+    pool.release([b])
+    assert pool.allocate(1) == [a]
+    assert pool.allocate(1) == [b]
+    c, d = pool.allocate(2)  # nothing cached is left, so more is taken
+    assert {c, d} == {2, 3}
+    pool.release([d])
+    assert pool.allocate(1) == [d]
+    assert pool.num_free == 1
+    pool.check()
+
+
+def test_memory_is_what_was_in_use_at_once() -> None:
+    """Rounds of requests that share nothing use the blocks of the round before."""
+    pool, used = BlockPool(100, soft_limit=3), set()
+    for round_number in range(5):
+        blocks = pool.allocate(10)
+        used |= set(blocks)
+        for block_id in blocks:
+            pool.register(block_id, (round_number, block_id))
+        pool.release(blocks)
+    assert used == set(range(10))
+
+
 def test_a_shared_block_is_free_only_after_its_last_owner() -> None:
     pool = BlockPool(2)
     (a,) = pool.allocate(1)
@@ -63,7 +94,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool = BlockPool(6)
+        self.pool = BlockPool(6, soft_limit=3)
         self.owned: list[int] = []
 
     @precondition(lambda self: self.pool.num_free)
