@@ -188,6 +188,18 @@ NB_MODULE(_cpu, m) {
                       GatherArgs{row_bytes, at<const uint8_t>(table), num_rows, at<const int64_t>(ids), at<uint8_t>(y)}, rows);
            },
            nb::call_guard<nb::gil_scoped_release>())
+      // Rows of packed matrices: ids are int64, each below n.
+      .def("gather_packed",
+           [](Team& self, const Packed& w, Address ids, Address y, int rows) {
+             self.run(self.kernels().gather_packed, PackedGatherArgs{&w.matrix(), at<const int64_t>(ids), at<uint8_t>(y)}, rows);
+           },
+           nb::call_guard<nb::gil_scoped_release>())
+      .def("gather_quant",
+           [](Team& self, const QuantPacked& w, Address ids, int y_dtype, Address y, int rows) {
+             self.run(self.kernels().gather_quant,
+                      QuantGatherArgs{&w.matrix(), at<const int64_t>(ids), dtype_of(y_dtype), at(y)}, rows);
+           },
+           nb::call_guard<nb::gil_scoped_release>())
       .def("argmax",
            [](Team& self, Address x, int64_t x_stride, int channels, Address y, int rows) {
              self.run(self.kernels().argmax, ArgmaxArgs{at<const float>(x), x_stride, channels, at<int64_t>(y)}, rows);

@@ -160,6 +160,21 @@ struct GatherArgs {
   uint8_t* y;          // [rows, row_bytes]
 };
 
+// y[t] = w[ids[t]], in w's dtype
+struct PackedGatherArgs {
+  const PackedMatrix* w;
+  const int64_t* ids;  // [rows]
+  uint8_t* y;          // [rows, k]
+};
+
+// y[t] = w[ids[t]] as numbers
+struct QuantGatherArgs {
+  const QuantMatrix* w;
+  const int64_t* ids;  // [rows]
+  DType y_dtype;
+  void* y;  // [rows, k]
+};
+
 // y[t] = the lowest index of the largest of x[t]; a NaN is never the largest
 struct ArgmaxArgs {
   const float* x;  // [rows, channels]
@@ -213,6 +228,8 @@ struct Kernels {
   void (*activation)(const ActivationArgs&, int rows, int tid, Pool&);
   void (*combine)(const CombineArgs&, int rows, int tid, Pool&);
   void (*gather)(const GatherArgs&, int rows, int tid, Pool&);
+  void (*gather_packed)(const PackedGatherArgs&, int rows, int tid, Pool&);
+  void (*gather_quant)(const QuantGatherArgs&, int rows, int tid, Pool&);
   void (*argmax)(const ArgmaxArgs&, int rows, int tid, Pool&);
   void (*cache_write)(const CacheWriteArgs&, int rows, int tid, Pool&);
   void (*attention)(const AttentionArgs&, int tid, Pool&);

@@ -20,12 +20,14 @@ Packed::Packed(DType dtype, int n, int k) : matrix_(shape_of(dtype, n, k)), memo
 void Packed::fill(const void* source, int64_t stride, int first, int count) {
   constexpr int kPanel = PackedMatrix::kPanel;
   const size_t size = size_of(matrix_.dtype);
-  const int step = int(4 / size);  // values of k that lie together
   for (int i = 0; i < count; i++) {
     const int row = first + i;
     const uint8_t* from = static_cast<const uint8_t*>(source) + i * stride * int64_t(size);
     uint8_t* to = memory_.data() + row / kPanel * matrix_.panel_bytes() + row % kPanel * 4;
-    for (int k = 0; k < matrix_.k; k++) memcpy(to + (k / step) * (kPanel * 4) + k % step * size, from + k * size, size);
+    const size_t row_bytes = matrix_.k * size;
+    size_t at = 0;
+    for (; at + 4 <= row_bytes; at += 4, to += kPanel * 4) memcpy(to, from + at, 4);
+    memcpy(to, from + at, row_bytes - at);
   }
 }
 

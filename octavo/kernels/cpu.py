@@ -49,6 +49,13 @@ class PackedLinear:
     def nbytes(self) -> int:
         return int(self._packed.nbytes)
 
+    def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        assert ids.dtype is torch.int64
+        assert _DTYPES[dtype] == self._packed.dtype
+        y = self._kernels.empty((ids.shape[0], self._packed.k), dtype)
+        self._kernels.team.gather_packed(self._packed, ids.data_ptr(), y.data_ptr(), ids.shape[0])
+        return y
+
     def __call__(self, x: Tensor) -> Tensor:
         rows, stride = _matrix(x)
         assert x.shape[-1] == self._packed.k
@@ -76,6 +83,13 @@ class QuantizedLinear:
     @property
     def nbytes(self) -> int:
         return sum(int(part.nbytes) for part in self._parts)
+
+    def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        assert ids.dtype is torch.int64
+        (packed,) = self._parts  # one matrix of a checkpoint has one type
+        y = self._kernels.empty((ids.shape[0], packed.k), dtype)
+        self._kernels.team.gather_quant(packed, ids.data_ptr(), _DTYPES[dtype], y.data_ptr(), ids.shape[0])
+        return y
 
     def __call__(self, x: Tensor) -> Tensor:
         rows, stride = _matrix(x)

@@ -20,6 +20,10 @@ class DenseLinear:
     def __init__(self, weight: Tensor, bias: Tensor | None, *, float_output: bool) -> None:
         self._weight, self._bias, self._float_output = weight, bias, float_output
 
+    def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """Rows of the weight for ids [T] -> [T, in]."""
+        return F.embedding(ids, self._weight)
+
     def __call__(self, x: Tensor) -> Tensor:
         y = F.linear(x, self._weight, self._bias)
         return y.float() if self._float_output else y

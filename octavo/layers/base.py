@@ -17,7 +17,7 @@ from octavo.attention.base import AttentionBackend
 from octavo.config import KVGroupSpec
 from octavo.kernels import torch_ops
 from octavo.layers.attention import Attention
-from octavo.quantization.base import LinearKernels, Weight, dense, parameter
+from octavo.quantization.base import LinearKernels, Weight, fill, parameter
 
 Angles = tuple[Tensor, Tensor]  # cosines and sines
 
@@ -68,8 +68,7 @@ class Layer(nn.Module):
 
     def load_weight(self, slot: Slot, tensor: Weight) -> None:
         """Copies a tensor of the right shape to its place."""
-        target = self.get_parameter(slot.parameter)
-        target.copy_(dense(tensor, target.dtype))
+        fill(self.get_parameter(slot.parameter), tensor)
 
     def finish_loading(self) -> None:
         """Called once when all weights are there."""
@@ -77,6 +76,11 @@ class Layer(nn.Module):
     def attach(self, kernels: Kernels) -> None:
         """Called once when the weights are loaded: from now on the layer calls `kernels`."""
         self.kernels = kernels
+
+    @property
+    def packed_bytes(self) -> int:
+        """Memory that the layer's functions take beside its parameters."""
+        return 0
 
     def dummy_value(self, name: str) -> float | None:
         """The constant that stands for parameter `name` in a model without a checkpoint; None: small random numbers."""

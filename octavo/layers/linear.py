@@ -51,5 +51,9 @@ class Linear(Layer):
         super().attach(kernels)
         self.method.attach(self, kernels)
 
+    @property
+    def packed_bytes(self) -> int:
+        return self.multiply.nbytes
+
     def forward(self, x: Tensor) -> Tensor:
         return self.multiply(x)

@@ -138,6 +138,10 @@ class GGUFFile:
         num_rows = math.prod(info.shape[:-1])
         return GGUFTensor(raw.view(num_rows, info.nbytes // num_rows), info.type_name, info.shape)
 
+    def forget(self, end: int) -> None:
+        """Gives back the memory that reading the file up to byte `end` took; what is read again comes from the file."""
+        self._map.madvise(mmap.MADV_DONTNEED, 0, end)
+
     @cached_property
     def _bytes(self) -> Tensor:
         """The whole file as uint8 [bytes]; costs no memory of its own."""

@@ -45,3 +45,4 @@ class GGUFWeights:
                     f"heads and {num_kv_heads} key-value heads"
                 ) from error
             yield hf_name(architecture, info.name), tensor
+            self._file.forget(info.offset + info.nbytes)

@@ -5,14 +5,15 @@ It knows neither files nor architectures: names and tensors come in, WeightMap a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 
 import torch
 
 from octavo.config import ModelConfig
 from octavo.errors import ConfigError, WeightError, unknown_name
-from octavo.layers.base import Layer, Slot
-from octavo.layers.embedding import LMHead
+from octavo.layers.base import Kernels, Layer, Slot
+from octavo.layers.embedding import Embedding, LMHead
 from octavo.layers.linear import Linear
 from octavo.models.base import CausalLM
 from octavo.models.registry import get_model_class
@@ -46,21 +47,26 @@ def build_model(model_config: ModelConfig, device: torch.device) -> CausalLM:
     for _, layer in _layers(model):
         if isinstance(layer, Linear):
             layer.method = LINEAR_METHODS[model_config.quantization]()
+        elif isinstance(layer, Embedding):
+            layer.keeps_blocks = model_config.quantization == "gguf"
         layer.create_weights(dtype, device)
     return model.eval()
 
 
 @torch.no_grad()
-def load_weights(model: CausalLM, weights: Iterable[tuple[str, Weight]]) -> None:
+def load_weights(model: CausalLM, weights: Iterable[tuple[str, Weight]], kernels: Kernels | None = None) -> None:
     """Copies each tensor to its place as it comes; one at a time is held beside the model.
 
-    A checkpoint of a model with tied embeddings may carry `lm_head.weight`: it is skipped.
+    With `kernels`, each layer that is complete is attached to them at once. A checkpoint of a model with tied
+    embeddings may carry `lm_head.weight`: it is skipped.
 
     Raises:
         WeightError: names tensors that nothing takes, that come twice or have a wrong shape, and places left empty.
     """
     layers = dict(_layers(model))
+    completion = _Completion(layers.values(), kernels)
     missing = {(path, slot): shape for path, layer in layers.items() for slot, shape in layer.slots().items()}
+    to_come = Counter(path for path, _ in missing)
     filled: set[tuple[str, Slot]] = set()
     left_over: list[str] = []
     twice: list[str] = []
@@ -77,7 +83,11 @@ def load_weights(model: CausalLM, weights: Iterable[tuple[str, Weight]]) -> None
             shape = missing.pop(place)
             filled.add(place)
             if tuple(tensor.shape) == shape:
-                layers[place[0]].load_weight(place[1], tensor)
+                layer = layers[place[0]]
+                layer.load_weight(place[1], tensor)
+                to_come[place[0]] -= 1
+                if not to_come[place[0]]:
+                    completion.complete(layer)
             else:
                 misshapen.append(f"{name} is {list(tensor.shape)} instead of {list(shape)}")
     problems = [
@@ -91,17 +101,21 @@ def load_weights(model: CausalLM, weights: Iterable[tuple[str, Weight]]) -> None
             f"the weights do not fit {type(model).__name__}: {'; '.join(filter(None, problems))}. "
             "Check that the weights and config.json belong together and that all files are complete"
         )
-    for layer in layers.values():
-        layer.finish_loading()
+    completion.complete_rest()
 
 
 @torch.no_grad()
-def init_dummy(model: CausalLM, seed: int) -> None:
-    """Fills the model with reproducible small numbers, norms with 1: for measuring speed without a checkpoint."""
+def init_dummy(model: CausalLM, seed: int, kernels: Kernels | None = None) -> None:
+    """Fills the model with reproducible small numbers, norms with 1: for measuring speed without a checkpoint.
+
+    With `kernels`, each layer is attached to them when it is filled.
+    """
+    layers = [layer for _, layer in _layers(model)]
+    completion = _Completion(layers, kernels)
     generator = torch.Generator().manual_seed(seed)
     # One pool of random numbers for all: drawing each parameter's own would take many times as long.
     pool = torch.empty(1 << 20).uniform_(-DUMMY_RANGE, DUMMY_RANGE, generator=generator)
-    for _, layer in _layers(model):
+    for layer in layers:
         for name, weight in layer.named_parameters(recurse=False):
             constant = layer.dummy_value(name)
             if constant is not None:
@@ -111,7 +125,31 @@ def init_dummy(model: CausalLM, seed: int) -> None:
             for start in range(0, len(flat), len(numbers)):
                 part = flat[start : start + len(numbers)]
                 part.copy_(numbers[: len(part)])
+        completion.complete(layer)
+
+
+class _Completion:
+    """Tells layers that their weights are there, and hands them to the kernels, each once."""
+
+    def __init__(self, layers: Collection[Layer], kernels: Kernels | None) -> None:
+        self._waiting = dict.fromkeys(layers)
+        self._kernels = kernels
+        self._tied = {layer.tied_to[0]: layer for layer in layers if isinstance(layer, LMHead) and layer.tied_to}
+
+    def complete(self, layer: Layer) -> None:
+        if layer not in self._waiting:
+            return
+        del self._waiting[layer]
         layer.finish_loading()
+        if self._kernels is not None:
+            layer.attach(self._kernels)
+        if isinstance(layer, Embedding) and layer in self._tied:
+            self.complete(self._tied[layer])
+
+    def complete_rest(self) -> None:
+        """The layers without weights of their own."""
+        for layer in list(self._waiting):
+            self.complete(layer)
 
 
 def _layers(model: CausalLM) -> Iterator[tuple[str, Layer]]:

@@ -48,6 +48,11 @@ class SafetensorsWeights:
                         if name in home:
                             raise WeightError(f"tensor {shown(name)} is both in {home[name].name} and in {path}")
                         home[name] = path
-                        yield name, file.get_tensor(name)
+                for name in names:
+                    # Opened anew for each: the file is mapped, and what was read of it counts until it is closed.
+                    with safe_open(path, framework="pt") as file:
+                        tensor = file.get_tensor(name)
+                    yield name, tensor
+                    del tensor
             except (SafetensorError, OSError) as error:
                 raise WeightError(f"{path} is damaged or cut off: {error}; fetch the model again") from error

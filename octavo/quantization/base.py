@@ -5,6 +5,7 @@ A layer says what it is (LinearLayer); the method puts the tensors on it. This m
 
 from __future__ import annotations
 
+import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
@@ -12,9 +13,12 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from octavo.kernels.gguf import dequantize
 from octavo.quantization.gguf_tensor import GGUFTensor
 
 Weight = Tensor | GGUFTensor
+_CHUNK_ELEMENTS = 1 << 20  # expanded at once
+_OWN_PAGES = 1 << 16  # bytes
 
 
 class LinearFunction(Protocol):
@@ -25,6 +29,9 @@ class LinearFunction(Protocol):
         """Memory of its own; where there is some, the weight that it was made of is not needed any more."""
 
     def __call__(self, x: Tensor) -> Tensor: ...
+
+    def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """Rows of the weight, [T, in_features] of `dtype`, the run's, for ids int64 [T]: an embedding's look-up."""
 
 
 class LinearKernels(Protocol):
@@ -70,7 +77,7 @@ class LinearMethod(ABC):
 
     @abstractmethod
     def share(self, linear: LinearLayer, weight: nn.Parameter, blocks: GGUFTensor | None) -> None:
-        """Takes the weight of another layer, in place of loading; `blocks` are the same numbers as they were stored."""
+        """Takes the weight of another layer, in place of loading. It is still to be filled where there are `blocks`."""
 
     @abstractmethod
     def attach(self, linear: LinearLayer, kernels: LinearKernels) -> None:
@@ -82,10 +89,27 @@ class LinearMethod(ABC):
 
 
 def parameter(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> nn.Parameter:
-    """An uninitialized parameter that takes no gradient."""
-    return nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False)
+    """A parameter still to be filled, which takes no gradient.
+
+    On a CPU a large one lies in pages of its own: they take memory when they are written, and give it back when the
+    parameter is dropped, while malloc would keep what lies between other things.
+    """
+    size = torch.Size(shape).numel() * dtype.itemsize
+    if device.type == "cpu" and size >= _OWN_PAGES:
+        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        data = torch.frombuffer(pages, dtype=dtype).view(shape)
+    else:
+        data = torch.empty(shape, dtype=dtype, device=device)
+    return nn.Parameter(data, requires_grad=False)
 
 
-def dense(tensor: Weight, dtype: torch.dtype) -> Tensor:
-    """`tensor` as a plain tensor; a quantized one is expanded to `dtype`."""
-    return tensor.dequantize(dtype) if isinstance(tensor, GGUFTensor) else tensor
+def fill(target: Tensor, tensor: Weight) -> None:
+    """Copies `tensor` to `target` of the same shape; a quantized one is expanded, some rows at a time."""
+    if not isinstance(tensor, GGUFTensor):
+        target.copy_(tensor)
+        return
+    rows, raw = target.view(-1, tensor.shape[-1]), tensor.raw
+    step = max(1, _CHUNK_ELEMENTS // tensor.shape[-1])
+    for start in range(0, len(raw), step):
+        part = dequantize(raw[start : start + step], tensor.type_name, tensor.shape[-1], target.dtype)
+        rows[start : start + step].copy_(part)

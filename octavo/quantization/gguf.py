@@ -20,14 +20,12 @@ class GGUFLinearMethod(UnquantizedLinearMethod):
 
     def __init__(self) -> None:
         self.shards: dict[int, Weight] = {}
-        self._has_weight = False  # beside the shards: it is another layer's
 
     def load_shard(self, linear: LinearLayer, shard: int, tensor: Weight) -> None:
         self.shards[shard] = tensor
 
     def share(self, linear: LinearLayer, weight: nn.Parameter, blocks: GGUFTensor | None) -> None:
-        super().share(linear, weight, blocks)
-        self._has_weight = True
+        super().share(linear, weight, None)
         if blocks is not None:
             self.shards[0] = blocks
 
@@ -41,7 +39,6 @@ class GGUFLinearMethod(UnquantizedLinearMethod):
                 linear.multiply = packed
                 drop_weight(linear)
                 return
-        if not self._has_weight:
-            for index, shard in enumerate(shards):
-                super().load_shard(linear, index, shard)
+        for index, shard in enumerate(shards):
+            super().load_shard(linear, index, shard)
         super().attach(linear, kernels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from octavo.quantization.base import LinearKernels, LinearLayer, LinearMethod, Weight, dense, parameter
+from octavo.quantization.base import LinearKernels, LinearLayer, LinearMethod, Weight, fill, parameter
 from octavo.quantization.gguf_tensor import GGUFTensor
 
 
@@ -16,17 +16,19 @@ class UnquantizedLinearMethod(LinearMethod):
         linear.bias = parameter((rows,), dtype, device) if linear.has_bias else None
 
     def load_shard(self, linear: LinearLayer, shard: int, tensor: Weight) -> None:
-        linear.weight[rows_of(linear, shard)].copy_(dense(tensor, linear.weight.dtype))
+        fill(linear.weight[rows_of(linear, shard)], tensor)
 
     def load_bias(self, linear: LinearLayer, shard: int, tensor: Weight) -> None:
         assert linear.bias is not None
-        linear.bias[rows_of(linear, shard)].copy_(dense(tensor, linear.bias.dtype))
+        fill(linear.bias[rows_of(linear, shard)], tensor)
 
     def finish_loading(self, linear: LinearLayer) -> None:
         """Nothing is left to do."""
 
     def share(self, linear: LinearLayer, weight: nn.Parameter, blocks: GGUFTensor | None) -> None:
         linear.weight, linear.bias = weight, None
+        if blocks is not None:
+            fill(weight, blocks)
 
     def attach(self, linear: LinearLayer, kernels: LinearKernels) -> None:
         linear.multiply = kernels.pack_linear(linear.weight, linear.bias, float_output=linear.float_output)

@@ -12,8 +12,7 @@ from octavo.attention.select import select_backend
 from octavo.batch import ScheduledBatch
 from octavo.config import EngineConfig, KVCacheLayout, KVGroupSpec
 from octavo.errors import UnsupportedModelError
-from octavo.layers.base import attach_attention, attach_kernels
-from octavo.layers.linear import Linear
+from octavo.layers.base import Layer, attach_attention
 from octavo.loading.load_model import load_model
 from octavo.log import get_logger
 from octavo.models.base import CausalLM
@@ -53,8 +52,8 @@ class Worker:
         logger.info("platform: %s", self._platform.describe())
 
     def load(self) -> None:
-        self._model = load_model(self._config.model, self._config.load, self._platform.device)
-        attach_kernels(self._model, self._platform.kernels)
+        config, platform = self._config, self._platform
+        self._model = load_model(config.model, config.load, platform.device, platform.kernels)
 
     def kv_capacity(self) -> KVCacheLayout:
         """Plan the memory, allocate the KV cache and get ready for steps."""
@@ -125,7 +124,7 @@ class Worker:
         gc.collect()
         memory = self._platform.memory()
         tensors = {t.data_ptr(): t.nbytes for t in [*self.model.parameters(), *self.model.buffers()]}
-        packed = sum(layer.multiply.nbytes for layer in self.model.modules() if isinstance(layer, Linear))
+        packed = sum(layer.packed_bytes for layer in self.model.modules() if isinstance(layer, Layer))
         return MemoryNeeds(
             total=memory.total,
             available=memory.available,
