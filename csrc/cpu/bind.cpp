@@ -102,10 +102,18 @@ NB_MODULE(_cpu, m) {
 
   nb::class_<Recording>(m, "Recording").def_prop_ro("num_calls", [](const Recording& self) { return self.calls.size(); });
 
+  nb::class_<Probe>(m, "Probe")
+      .def_ro("barrier_seconds", &Probe::barrier_seconds)
+      .def_ro("read_bytes", &Probe::read_bytes)
+      .def_ro("float32", &Probe::float32)
+      .def_ro("bfloat16", &Probe::bfloat16)
+      .def_ro("int8", &Probe::int8);
+
   nb::class_<Team>(m, "Team")
       .def(nb::new_(&make_team))
       .def_prop_ro("isa", [](const Team& self) { return std::string(self.kernels().name); })
       .def_prop_ro("num_threads", &Team::size)
+      .def("probe", &Team::probe, nb::call_guard<nb::gil_scoped_release>())
       .def("start_recording",
            [](Team& self, int rows) {
              if (rows < 1) throw std::invalid_argument("a recording needs rows");

@@ -218,6 +218,18 @@ struct AttentionArgs {
   int64_t num_partials;
 };
 
+// A loop from registers; null where the instruction set has no instruction for it.
+struct ProbeLoop {
+  int64_t operations;  // of a round
+  int32_t (*run)(int64_t rounds);
+};
+
+// What a member of a team runs to measure the machine.
+struct ProbeLoops {
+  int32_t (*read)(const uint8_t* data, size_t bytes);  // two streams, one for each half; bytes is a multiple of 128
+  ProbeLoop float32, bfloat16, int8;
+};
+
 struct Kernels {
   const char* name;
   void (*linear)(const LinearArgs&, int rows, int tid, Pool&);
@@ -233,6 +245,7 @@ struct Kernels {
   void (*argmax)(const ArgmaxArgs&, int rows, int tid, Pool&);
   void (*cache_write)(const CacheWriteArgs&, int rows, int tid, Pool&);
   void (*attention)(const AttentionArgs&, int tid, Pool&);
+  ProbeLoops probe;
 };
 
 extern const Kernels kPortable;

@@ -8,6 +8,7 @@
 
 #include "kernels.h"
 #include "pages.h"
+#include "probe.h"
 
 namespace octavo {
 
@@ -31,6 +32,7 @@ class Team {
 
   const Kernels& kernels() const { return *kernels_; }
   int size() const { return pool_.size(); }
+  Probe probe() { return measure(pool_, *kernels_); }
 
   // Runs a kernel over `rows` rows. While a recording is made nothing runs: the call is noted down. Its rows are then a
   // multiple of the recording's, and in a replay the same multiple of the replay's.

@@ -40,6 +40,7 @@ class PackedLinear:
         self._kernels = kernels
         self._bias = None if bias is None else bias.float().contiguous()
         self._float_output = float_output
+        self.arithmetic = str(weight.dtype).removeprefix("torch.")
         self._size = weight.shape[0]
         self._packed = kernels.extension.Packed(_DTYPES[weight.dtype], *weight.shape)
         rows = weight if weight.stride(-1) == 1 else weight.contiguous()
@@ -73,6 +74,8 @@ class QuantizedLinear:
 
     Activations are rounded to 8 bits, with a scale for every 32 of them or for a row.
     """
+
+    arithmetic = "int8"
 
     def __init__(self, kernels: CPUKernels, parts: Sequence[Any], bias: Tensor | None, *, float_output: bool) -> None:
         self._kernels, self._parts = kernels, parts
@@ -127,6 +130,11 @@ class CPUKernels:
 
     def describe(self) -> str:
         return f"{self.team.isa} kernels, {self.team.num_threads} threads"
+
+    def probe(self) -> Any:
+        """What the machine does at most with this team: `barrier_seconds`; a second `read_bytes`, and operations in
+        `float32`, `bfloat16` and `int8`, 0 without instructions for them (csrc/cpu/probe.h)."""
+        return self.team.probe()
 
     # ---- recording ----
 

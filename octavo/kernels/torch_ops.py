@@ -19,6 +19,7 @@ class DenseLinear:
 
     def __init__(self, weight: Tensor, bias: Tensor | None, *, float_output: bool) -> None:
         self._weight, self._bias, self._float_output = weight, bias, float_output
+        self.arithmetic = str(weight.dtype).removeprefix("torch.")
 
     def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows of the weight for ids [T] -> [T, in]."""

@@ -28,6 +28,10 @@ class LinearFunction(Protocol):
     def nbytes(self) -> int:
         """Memory of its own; where there is some, the weight that it was made of is not needed any more."""
 
+    @property
+    def arithmetic(self) -> str:
+        """The name of the dtype that is multiplied, such as "bfloat16" or "int8"."""
+
     def __call__(self, x: Tensor) -> Tensor: ...
 
     def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
