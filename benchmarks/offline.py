@@ -4,7 +4,9 @@
                                  [--peer transformers]
 
 Prompts are random token ids with seeded lengths and no end-of-sequence, so that every engine does the same work. Each
-figure is the median of three runs with different prompts. Prints Markdown; results worth keeping go to cpu.md.
+figure is the median of three runs with different prompts. Beside octavo's stand its floor on this machine and the share
+of it that was reached, and what a probe of the machine found just before. Prints Markdown; results worth keeping go to
+cpu.md.
 """
 
 from __future__ import annotations
@@ -22,6 +24,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 Prompts = list[list[int]]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What is measured: how it runs prompts up to a number of tokens each, and what there is to compare it with."""
+
+    run: Callable[[Prompts, int], None]
+    vocab_size: int
+    bound: Callable[[Workload], tuple[float, str]] | None = None  # the floor in seconds, and the probe in words
 
 
 @dataclass(frozen=True)
@@ -75,8 +86,10 @@ def measure(run: Callable[[Prompts, int], None], work: Workload, vocab_size: int
     return whole, first
 
 
-def octavo_runner(model: str, dtype: str, quantization: str | None) -> tuple[Callable[[Prompts, int], None], int]:
+def octavo_engine(model: str, dtype: str, quantization: str | None) -> Engine:
     from octavo import LLM, SamplingParams
+    from octavo.bench.floor import Requests
+    from octavo.bench.offline import floor_of
 
     llm = LLM(model, dtype=dtype, quantization=quantization, max_model_len=2048, use_tqdm_on_load=False)
 
@@ -85,11 +98,16 @@ def octavo_runner(model: str, dtype: str, quantization: str | None) -> tuple[Cal
         outputs = llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
         assert all(len(output.outputs[0].token_ids) == num_output for output in outputs)
 
+    def bound(work: Workload) -> tuple[float, str]:
+        requests = Requests(num_requests=work.num_requests, input_len=work.num_input, output_len=work.num_output)
+        seconds, rates = floor_of(llm, requests)
+        return seconds, rates.describe()
+
     run([[5] * 64], 8)
-    return run, llm.get_tokenizer().vocab_size
+    return Engine(run, llm.get_tokenizer().vocab_size, bound)
 
 
-def transformers_runner(model: str, dtype: str, quantization: str | None) -> tuple[Callable[[Prompts, int], None], int]:
+def transformers_engine(model: str, dtype: str, quantization: str | None) -> Engine:
     """transformers' generate in batches of 32, the size at which it did best here."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -115,10 +133,10 @@ def transformers_runner(model: str, dtype: str, quantization: str | None) -> tup
             )
 
     run([[5] * 64], 8)
-    return run, reference.config.vocab_size
+    return Engine(run, reference.config.vocab_size)
 
 
-def report(name: str, work: Workload, whole: float, first: float) -> str:
+def report(name: str, work: Workload, whole: float, first: float, bound: tuple[float, str] | None) -> str:
     num_input = work.num_requests * work.num_input
     num_output = work.num_requests * work.num_output
     if name == "cpu-single":
@@ -127,7 +145,12 @@ def report(name: str, work: Workload, whole: float, first: float) -> str:
         figure = f"{num_input / whole:.0f} prompt tok/s"
     else:
         figure = f"{num_output / whole:.1f} output tok/s"
-    return f"| `{name}`: {work.what} | {figure} | {whole:.2f} |"
+    floor, share, machine = "", "", ""
+    if bound is not None:
+        machine = bound[1]
+        if not work.num_shared:  # the floor knows no shared prefixes
+            floor, share = f"{bound[0]:.2f}", f"{100 * bound[0] / whole:.0f} %"
+    return f"| `{name}`: {work.what} | {figure} | {whole:.2f} | {floor} | {share} | {machine} |"
 
 
 def start_up(model: str, dtype: str) -> None:
@@ -155,15 +178,22 @@ def main() -> None:
     args = parser.parse_args()
     import torch
 
-    facts = {"torch": torch.__version__, "threads": torch.get_num_threads(), "python": platform.python_version()}
+    from octavo.platforms.select import current_platform
+
+    facts = {"torch": torch.__version__, "device": current_platform().describe(), "python": platform.python_version()}
     print(f"model {args.model}, {args.dtype}, quantization {args.quantization}; {json.dumps(facts)}")
-    runners = {"octavo": octavo_runner} | ({args.peer: transformers_runner} if args.peer else {})
-    for engine, make in runners.items():
-        run, vocab_size = make(args.model, args.dtype, args.quantization)
-        print(f"\n| {engine} | result | seconds |\n|---|---|---|", flush=True)
+    makers = {"octavo": octavo_engine} | ({args.peer: transformers_engine} if args.peer else {})
+    for title, make in makers.items():
+        engine = make(args.model, args.dtype, args.quantization)
+        print(
+            f"\n| {title} | result | seconds | floor | reached | machine before |\n|---|---|---|---|---|---|",
+            flush=True,
+        )
         for name in args.workloads:
-            whole, first = measure(run, WORKLOADS[name], vocab_size)
-            print(report(name, WORKLOADS[name], whole, first), flush=True)
+            work = WORKLOADS[name]
+            bound = engine.bound(work) if engine.bound else None
+            whole, first = measure(engine.run, work, engine.vocab_size)
+            print(report(name, work, whole, first, bound), flush=True)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(f"\npeak memory of the process so far: {peak:.2f} GiB", flush=True)
     if not args.no_start_up:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from octavo.config import DEFAULT_MODEL, EngineArgs
+from octavo.config import DEFAULT_MODEL, EngineArgs, EngineConfig
 from octavo.engine.build import open_model, start_engine
 from octavo.engine.client import EngineClient
 from octavo.engine.inputs import InputProcessor, Prompt
@@ -156,6 +156,11 @@ class LLM:
 
     # ---- the rest of the surface ----
 
+    @property
+    def config(self) -> EngineConfig:
+        """The configuration, with every "auto" settled."""
+        return self._config
+
     def get_tokenizer(self) -> Tokenizer:
         """The tokenizer.
 
@@ -177,6 +182,14 @@ class LLM:
     def get_metrics(self) -> list[Metric]:
         """The engine's counters and gauges at this moment."""
         return snapshot(self._engine.stats)
+
+    def collective_rpc(self, method: str) -> list[Any]:
+        """Call a method of every worker, by name; its results in the order of the workers.
+
+        `cost` (`octavo.cost.ModelCost`: what the model asks of a machine) and `probe` (`octavo.cost.MachineRates`: what
+        the machine does at most, measured now) are such methods.
+        """
+        return self._engine.collective_rpc(method)
 
     def shutdown(self) -> None:
         """Let go of the model's memory. May be called twice; the LLM can't be used afterwards."""

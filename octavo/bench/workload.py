@@ -37,6 +37,11 @@ class Workload:
         if self.vocab_size < 2:
             raise ConfigError(f"vocab_size must be 2 or more, got {self.vocab_size}")
 
+    @property
+    def prompt_len(self) -> int:
+        """Tokens of every prompt."""
+        return self.random_input_len + (self.prefix_len if self.dataset == "prefix" else 0)
+
     def prompts(self) -> Iterator[list[int]]:
         """Prompts as token ids, without end. Low ids are left out: special tokens are among them."""
         rng = random.Random(self.seed)

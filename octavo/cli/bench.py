@@ -22,6 +22,7 @@ from octavo.cli.flags import add_engine_flags, engine_arguments
 from octavo.client.answers import choose_model
 from octavo.client.endpoint import DEFAULT_URL
 from octavo.config import DEFAULT_MODEL, EngineArgs
+from octavo.cost import MachineRates
 
 _NOT_PARAMETERS = ("benchmark", "result_file", "no_progress", "api_key", "hf_token")
 
@@ -128,6 +129,7 @@ def _throughput(parsed: argparse.Namespace) -> dict[str, Any]:
     print(row("Prompt token throughput (tok/s):", found["prompt_throughput"]))
     print(row("Output token throughput (tok/s):", found["output_throughput"]))
     print(row("Total token throughput (tok/s):", found["total_token_throughput"]))
+    _print_floor(found)
     return found
 
 
@@ -142,6 +144,7 @@ def _latency(parsed: argparse.Namespace) -> dict[str, Any]:
     with open_llm(_engine_arguments(parsed)) as llm:
         found = bench_latency(llm, workload, parsed.batch_size, parsed.output_len, parsed.num_iters)
     _print_seconds("Latency of a batch", found, "latency")
+    _print_floor(found)
     return found
 
 
@@ -177,6 +180,13 @@ def _engine_arguments(parsed: argparse.Namespace) -> dict[str, Any]:
 def _print_seconds(title: str, found: Mapping[str, Any], name: str) -> None:
     numbers = ", ".join(f"{kind} {found[f'{kind}_{name}_s']:.3f}" for kind in ("mean", "median", "p99"))
     print(f"{title + ' (s):':<26}{numbers}")
+
+
+def _print_floor(found: Mapping[str, Any]) -> None:
+    print(row("Floor (s):", found["floor"], 3))
+    print(row("Floor output token throughput (tok/s):", found["floor_output_throughput"]))
+    print(row("Share of the floor reached (%):", found["floor_reached_percent"], 1))
+    print("Probe: " + MachineRates(**found["probe"]).describe())
 
 
 _BENCHMARKS = {

@@ -5,7 +5,7 @@ Engine is the implementation in the caller's own process; tests use a fake.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from octavo.observability.stats import EngineStats
 from octavo.request import FinishReason, Request, RequestUpdate
@@ -27,5 +27,7 @@ class EngineClient(Protocol):
     def step(self) -> list[RequestUpdate]: ...
 
     def reset_prefix_cache(self) -> bool: ...
+
+    def collective_rpc(self, method: str) -> list[Any]: ...
 
     def shutdown(self) -> None: ...

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import suppress
+from typing import Any
 
 from octavo.batch import ScheduledBatch
 from octavo.config import KVCacheLayout, SchedulerConfig
@@ -106,6 +107,10 @@ class Engine:
     def reset_prefix_cache(self) -> bool:
         """Forget all cached prefixes. False, and nothing done, while requests hold blocks."""
         return self._scheduler.reset_prefix_cache()
+
+    def collective_rpc(self, method: str) -> list[Any]:
+        """Call a method of every worker between steps; its results in the order of the workers."""
+        return self._executor.call(method)
 
     def shutdown(self) -> None:
         """End everything. May be called twice."""

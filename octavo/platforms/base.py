@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from octavo.config import DeviceTraits
+from octavo.cost import MachineRates
+from octavo.kernels import torch_probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,14 @@ class Platform(ABC):
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A zeroed tensor for the KV cache."""
         return torch.zeros(shape, dtype=dtype, device=self.device)
+
+    def probe(self, dtype: torch.dtype) -> MachineRates:
+        """What the device does at most, measured now, in about a second; products are of `dtype`."""
+        name = str(dtype).removeprefix("torch.")
+        return MachineRates(
+            read_bytes=torch_probe.read_rate(self.device),
+            operations={name: torch_probe.multiply_rate(dtype, self.device)},
+        )
 
     @abstractmethod
     def describe(self) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from octavo import envs
 from octavo.config import DeviceTraits
+from octavo.cost import MachineRates
 from octavo.kernels import torch_ops
 from octavo.kernels.cpu import CPUKernels
 from octavo.log import get_logger
@@ -49,6 +50,17 @@ class CpuPlatform(Platform):
         kernels = CPUKernels(extension, num_threads())
         torch.set_num_threads(1)  # two teams of threads would wait for each other
         return kernels
+
+    def probe(self, dtype: torch.dtype) -> MachineRates:
+        if not isinstance(self.kernels, CPUKernels):
+            return super().probe(dtype)
+        found = self.kernels.probe()
+        rates = {"float32": found.float32, "bfloat16": found.bfloat16, "int8": found.int8}
+        return MachineRates(
+            read_bytes=found.read_bytes,
+            operations={name: rate for name, rate in rates.items() if rate},
+            barrier_seconds=found.barrier_seconds,
+        )
 
     def traits(self) -> DeviceTraits:
         return DeviceTraits(

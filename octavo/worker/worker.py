@@ -11,6 +11,7 @@ from octavo.attention.cpu_attn import CPUAttentionBackend
 from octavo.attention.select import select_backend
 from octavo.batch import ScheduledBatch
 from octavo.config import EngineConfig, KVCacheLayout, KVGroupSpec
+from octavo.cost import MachineRates, ModelCost
 from octavo.errors import UnsupportedModelError
 from octavo.layers.base import Layer, attach_attention
 from octavo.loading.load_model import load_model
@@ -22,6 +23,7 @@ from octavo.worker.captured_step import CapturedStep
 from octavo.worker.input_batch import InputBatch
 from octavo.worker.launched_step import LaunchedStep
 from octavo.worker.memory_plan import MemoryNeeds, activation_bytes, group_layers, layout, plan_memory
+from octavo.worker.model_cost import kv_bytes_per_token, model_cost
 from octavo.worker.model_runner import ModelRunner
 from octavo.worker.recorded_step import RecordedStep
 from octavo.worker.step_buffers import StepBuffers
@@ -37,6 +39,7 @@ class Worker:
         self._dtype: torch.dtype = getattr(torch, config.model.dtype)
         self._model: CausalLM | None = None
         self._runner: ModelRunner | None = None
+        self._cost: ModelCost | None = None
 
     @property
     def model(self) -> CausalLM:
@@ -87,6 +90,8 @@ class Worker:
             device=device,
         )
         rows = InputBatch(buffers, max_model_len=max_model_len, block_size=kv_layout.block_size, device=device)
+        kv_bytes = kv_bytes_per_token(kv_caches, plan.num_blocks * plan.block_size)
+        self._cost = model_cost(model, kv_bytes, self._dtype)
         self._runner = ModelRunner(
             model=model,
             rows=rows,
@@ -112,6 +117,15 @@ class Worker:
 
     def execute(self, batch: ScheduledBatch) -> LaunchedStep:
         return self.runner.execute(batch)
+
+    def cost(self) -> ModelCost:
+        """What the model asks of a machine."""
+        assert self._cost is not None, "kv_capacity was not called"
+        return self._cost
+
+    def probe(self) -> MachineRates:
+        """What the machine does at most, measured now."""
+        return self._platform.probe(self._dtype)
 
     def reset(self) -> None:
         """Forget all requests, after a step that failed."""

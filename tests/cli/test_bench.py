@@ -107,3 +107,7 @@ def test_offline_benchmarks_with_the_default_model(
     assert "Output token throughput (tok/s):" in out
     assert "Latency of a batch (s):" in out
     assert "First token (s):" in out
+    assert out.count("Share of the floor reached (%):") == out.count("Probe: ") == 2
+    for found in (throughput, latency):
+        assert found["floor_reached_percent"] > 0
+        assert found["probe"]["read_bytes"] > 0
