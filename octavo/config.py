@@ -68,6 +68,7 @@ class EngineArgs:
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
     enforce_eager: bool = False
+    num_threads: int | None = None  # that compute on a CPU; None: OMP_NUM_THREADS, else what the process may use
     disable_log_stats: bool = True
 
     @classmethod
@@ -104,6 +105,7 @@ class EngineArgs:
             ("tensor_parallel_size", 1),
             ("pipeline_parallel_size", 1),
             ("max_logprobs", -1),
+            ("num_threads", 1),
         ):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -228,6 +230,7 @@ class EngineConfig:
     cache: CacheConfig
     scheduler: SchedulerConfig
     enforce_eager: bool = False
+    num_threads: int | None = None  # that compute on a CPU
 
 
 def resolve(args: EngineArgs, checkpoint: Checkpoint, device: DeviceTraits) -> EngineConfig:
@@ -294,6 +297,7 @@ def resolve(args: EngineArgs, checkpoint: Checkpoint, device: DeviceTraits) -> E
             async_scheduling=device.async_scheduling if args.async_scheduling is None else args.async_scheduling,
         ),
         enforce_eager=args.enforce_eager,
+        num_threads=args.num_threads,
     )
 
 

@@ -38,7 +38,8 @@ def device() -> str:
 
 
 def omp_num_threads() -> int | None:
-    """OMP_NUM_THREADS, where it is a number of 1 or more: the threads of the kernels on a CPU."""
+    """OMP_NUM_THREADS, where it is a number of 1 or more: the threads of the kernels on a CPU, where
+    `num_threads` does not say."""
     given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return int(given) if given.isdigit() and int(given) > 0 else None
 

@@ -76,6 +76,11 @@ ENGINE_FLAGS = {
     "tensor_parallel_size": EngineFlag("Parallel", "devices that share each layer; only 1 is supported yet"),
     "pipeline_parallel_size": EngineFlag("Parallel", "devices that share the layers out; only 1 is supported yet"),
     "enforce_eager": EngineFlag("Execution", "run every step eagerly, never from a recorded graph"),
+    "num_threads": EngineFlag(
+        "Execution",
+        "threads that compute on a CPU, at most the CPUs that the process may run on",
+        "OMP_NUM_THREADS, else the cores that the process may use",
+    ),
     "disable_log_stats": EngineFlag("Logging", "log no line on throughput, queue and KV cache"),
 }
 

@@ -33,7 +33,7 @@ def open_model(args: EngineArgs) -> OpenedModel:
         progress=args.use_tqdm_on_load,
     )
     checkpoint = read_checkpoint(path, hf_overrides=args.hf_overrides)
-    config = resolve(args, checkpoint, current_platform().traits())
+    config = resolve(args, checkpoint, current_platform(args.num_threads).traits())
     # An unknown architecture is told before anything is loaded.
     get_model_class(config.model.architecture, needs_remote_code="auto_map" in config.model.hf_config)
     tokenizer_path = None if args.skip_tokenizer_init else _tokenizer_path(args, path)
@@ -52,7 +52,7 @@ def start_engine(config: EngineConfig) -> Engine:
     Raises:
         ConfigError, ModelError, OutOfMemoryError: as their messages say; nothing keeps running.
     """
-    executor = UniprocExecutor(config, current_platform())
+    executor = UniprocExecutor(config, current_platform(config.num_threads))
     try:
         executor.start()
         executor.load()

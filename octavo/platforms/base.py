@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -45,6 +46,10 @@ class Platform(ABC):
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A zeroed tensor for the KV cache."""
         return torch.zeros(shape, dtype=dtype, device=self.device)
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Entered around a step: what the device needs of the process while it computes, and only then."""
+        return nullcontext()
 
     def probe(self, dtype: torch.dtype) -> MachineRates:
         """What the device does at most, measured now, in about a second; products are of `dtype`."""

@@ -1,10 +1,12 @@
-"""The CPU platform: host memory within the limits of the control group, torch's threads, float32 and bfloat16."""
+"""The CPU platform: host memory within the limits of the control group, one team of threads, float32 and bfloat16."""
 
 from __future__ import annotations
 
 import mmap
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -15,13 +17,13 @@ import psutil
 import torch
 from torch import Tensor
 
-from octavo import envs
 from octavo.config import DeviceTraits
 from octavo.cost import MachineRates
 from octavo.kernels import torch_ops
 from octavo.kernels.cpu import CPUKernels
 from octavo.log import get_logger
 from octavo.platforms.base import Memory, Platform
+from octavo.platforms.cpu_threads import num_threads
 
 logger = get_logger(__name__)
 
@@ -35,6 +37,14 @@ class CpuPlatform(Platform):
     attention_backends: ClassVar[tuple[str, ...]] = ("CPU_ATTN", "TORCH_ATTN", "TORCH_SDPA")
     runs_ahead: ClassVar[bool] = False
 
+    def __init__(self, asked_threads: int | None = None) -> None:
+        """`asked_threads`: how many threads compute; None: as many as this process may use.
+
+        Raises:
+            ConfigError: this process may not use that many.
+        """
+        self.num_threads = num_threads(asked_threads)
+
     @property
     def device(self) -> torch.device:
         return torch.device("cpu")
@@ -47,9 +57,20 @@ class CpuPlatform(Platform):
         except ImportError as error:
             logger.warning("the C++ kernels are not there (%s): plain torch takes their place, and is slower", error)
             return torch_ops
-        kernels = CPUKernels(extension, num_threads())
-        torch.set_num_threads(1)  # two teams of threads would wait for each other
-        return kernels
+        return CPUKernels(extension, self.num_threads)
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """torch has one thread beside the team of the C++ kernels, since two teams would wait for each other, else all.
+
+        Afterwards it has what the rest of the process had set: the caller's own torch is not slowed down.
+        """
+        before = torch.get_num_threads()
+        torch.set_num_threads(1 if isinstance(self.kernels, CPUKernels) else self.num_threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def probe(self, dtype: torch.dtype) -> MachineRates:
         if not isinstance(self.kernels, CPUKernels):
@@ -92,22 +113,8 @@ class CpuPlatform(Platform):
     def describe(self) -> str:
         cores = len(os.sched_getaffinity(0))
         kernels = self.kernels
-        how = kernels.describe() if isinstance(kernels, CPUKernels) else f"torch, {torch.get_num_threads()} threads"
+        how = kernels.describe() if isinstance(kernels, CPUKernels) else f"torch, {self.num_threads} threads"
         return f"cpu ({platform.machine()}, {cores} cores, {how})"
-
-
-def num_threads() -> int:
-    """What this process may use: OMP_NUM_THREADS where it says, else the cores, within its control group's quota."""
-    asked = envs.omp_num_threads()
-    if asked is not None:
-        return asked
-    usable = len(os.sched_getaffinity(0))
-    cores = min(usable, psutil.cpu_count(logical=False) or usable)  # two threads of one core share its arithmetic
-    try:
-        quota, period = (_CGROUP / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
 def _read_bytes(path: Path) -> int | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 
 from octavo import envs
@@ -13,12 +11,14 @@ from octavo.platforms.cpu import CpuPlatform
 from octavo.platforms.cuda import CudaPlatform
 
 
-@cache
-def current_platform() -> Platform:
+def current_platform(num_threads: int | None = None) -> Platform:
     """The platform of the best device, or the one that OCTAVO_DEVICE names.
 
+    Args:
+        num_threads: of a CPU's kernels; None: as many as this process may use.
+
     Raises:
-        ConfigError: OCTAVO_DEVICE names a device that is not there.
+        ConfigError: OCTAVO_DEVICE names a device that is not there, or this process may not use that many threads.
     """
     asked = envs.device()
     has_gpu = torch.cuda.is_available()
@@ -26,4 +26,4 @@ def current_platform() -> Platform:
         raise ConfigError("OCTAVO_DEVICE is cuda, but torch finds no GPU here; unset it, or set it to cpu")
     if asked not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"OCTAVO_DEVICE must be auto, cpu or cuda, got {asked!r}")
-    return CudaPlatform() if has_gpu and asked != "cpu" else CpuPlatform()
+    return CudaPlatform() if has_gpu and asked != "cpu" else CpuPlatform(num_threads)

@@ -116,7 +116,8 @@ class Worker:
         return graphs
 
     def execute(self, batch: ScheduledBatch) -> LaunchedStep:
-        return self.runner.execute(batch)
+        with self._platform.computing():
+            return self.runner.execute(batch)
 
     def cost(self) -> ModelCost:
         """What the model asks of a machine."""
@@ -125,7 +126,8 @@ class Worker:
 
     def probe(self) -> MachineRates:
         """What the machine does at most, measured now."""
-        return self._platform.probe(self._dtype)
+        with self._platform.computing():
+            return self._platform.probe(self._dtype)
 
     def reset(self) -> None:
         """Forget all requests, after a step that failed."""
