@@ -41,6 +41,11 @@ DType dtype_of(int number) {
   return DType(number);
 }
 
+int some(int channels) {
+  if (channels < 1) throw std::invalid_argument("a row needs numbers");
+  return channels;
+}
+
 void check_rows(const QuantMatrix& w, int first, int count) {
   if (first < 0 || count < 0 || count > w.n - first) throw std::invalid_argument("no such rows");
 }
@@ -231,6 +236,37 @@ NB_MODULE(_cpu, m) {
                                     y_stride, num_heads, scale, soft_cap, sliding_window, causal, num_requests,
                                     at<const int32_t>(query_start), at<const int32_t>(seq_lens),
                                     at<const int32_t>(block_table), table_stride, at<float>(partials), num_partials});
+           },
+           nb::call_guard<nb::gil_scoped_release>())
+      .def("draw",
+           [](Team& self, Address x, int64_t x_stride, int channels, Address temperature, Address min_p, Address top_k,
+              Address top_p, Address uniforms, Address y, int rows) {
+             self.run(self.kernels().draw,
+                      DrawArgs{at<const float>(x), x_stride, some(channels), at<const float>(temperature),
+                               at<const float>(min_p), at<const int64_t>(top_k), at<const double>(top_p),
+                               at<const double>(uniforms), at<int64_t>(y)},
+                      rows);
+           },
+           nb::call_guard<nb::gil_scoped_release>())
+      .def("penalize",
+           [](Team& self, Address x, int64_t x_stride, int channels, Address rows_of_x, Address slots, Address token_ids,
+              int64_t token_stride, Address num_tokens, Address num_prompt_tokens, Address repetition, Address frequency,
+              Address presence, int rows) {
+             self.run(self.kernels().penalize,
+                      PenaltyArgs{at<float>(x), x_stride, some(channels), at<const int64_t>(rows_of_x),
+                                  at<const int64_t>(slots), at<const int32_t>(token_ids), token_stride,
+                                  at<const int64_t>(num_tokens), at<const int64_t>(num_prompt_tokens),
+                                  at<const float>(repetition), at<const float>(frequency), at<const float>(presence)},
+                      rows);
+           },
+           nb::call_guard<nb::gil_scoped_release>())
+      .def("logprobs",
+           [](Team& self, Address x, int64_t x_stride, int channels, Address num_top, Address entries, int width, Address y,
+              Address ranks, int rows) {
+             self.run(self.kernels().logprobs,
+                      LogprobArgs{at<const float>(x), x_stride, some(channels), at<const int64_t>(num_top),
+                                  at<int64_t>(entries), some(width), at<float>(y), at<int64_t>(ranks)},
+                      rows);
            },
            nb::call_guard<nb::gil_scoped_release>());
 }

@@ -230,6 +230,43 @@ struct ProbeLoops {
   ProbeLoop float32, bfloat16, int8;
 };
 
+// One token of each row: drawn from softmax(x / temperature) after min_p, top_k and top_p, or the most likely.
+struct DrawArgs {
+  const float* x;  // [rows, channels]
+  int64_t x_stride;
+  int channels;
+  const float* temperature;  // [rows], as the next ones; 0: the most likely
+  const float* min_p;        // 0: off
+  const int64_t* top_k;      // 0: off
+  const double* top_p;       // 1: off
+  const double* uniforms;    // of [0, 1)
+  int64_t* y;
+};
+
+// Changes x[rows[p]] by the tokens of the history in token_ids[slots[p]], for the p-th of the rows that have penalties.
+struct PenaltyArgs {
+  float* x;  // [.., channels]
+  int64_t x_stride;
+  int channels;
+  const int64_t *rows, *slots;
+  const int32_t* token_ids;  // each in [0, channels)
+  int64_t token_stride;
+  const int64_t *num_tokens, *num_prompt_tokens;
+  const float *repetition, *frequency, *presence;
+};
+
+// Log probabilities of each row's entries, and the rank of the first of them.
+struct LogprobArgs {
+  const float* x;  // [rows, channels]
+  int64_t x_stride;
+  int channels;
+  const int64_t* num_top;  // [rows]: so many entries from the second on become the most likely; -1: nothing of this row
+  int64_t* entries;        // [rows, width], each in [0, channels)
+  int width;
+  float* y;        // [rows, width]
+  int64_t* ranks;  // [rows]
+};
+
 struct Kernels {
   const char* name;
   void (*linear)(const LinearArgs&, int rows, int tid, Pool&);
@@ -245,6 +282,9 @@ struct Kernels {
   void (*argmax)(const ArgmaxArgs&, int rows, int tid, Pool&);
   void (*cache_write)(const CacheWriteArgs&, int rows, int tid, Pool&);
   void (*attention)(const AttentionArgs&, int tid, Pool&);
+  void (*draw)(const DrawArgs&, int rows, int tid, Pool&);
+  void (*penalize)(const PenaltyArgs&, int rows, int tid, Pool&);
+  void (*logprobs)(const LogprobArgs&, int rows, int tid, Pool&);
   ProbeLoops probe;
 };
 
