@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from octavo.kernels.cpu_sampling import CPUSampling
+
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 _RMS, _GEMMA_RMS, _LAYER = range(3)
 _SILU, _GELU, _GELU_TANH, _RELU = range(4)
@@ -111,7 +113,8 @@ class QuantizedLinear:
 
 
 class CPUKernels:
-    """The kernels, and the team of threads that runs them. Methods are those of torch_ops, and attention.
+    """The kernels, and the team of threads that runs them. Methods are those of torch_ops, and attention;
+    `sampling` has those of torch_sampling.
 
     Args:
         extension: the module octavo._cpu.
@@ -125,6 +128,7 @@ class CPUKernels:
     def __init__(self, extension: Any, num_threads: int, isa: str = "") -> None:
         self.extension = extension
         self.team = extension.Team(num_threads, isa)
+        self.sampling = CPUSampling(self.team)
         self.empty: Callable[[tuple[int, ...], torch.dtype], Tensor] = _empty
         self._partials = torch.empty(_NUM_PARTIALS)
 
@@ -309,14 +313,6 @@ class CPUKernels:
             _DTYPES[x.dtype], x.data_ptr(), stride, y_address, y_stride, factor, z.data_ptr(), x.shape[1], rows
         )
         return z
-
-    def argmax(self, x: Tensor) -> Tensor:
-        """The lowest index of the largest of each row of x, float32 [R, C] -> int64 [R]; a NaN is never the largest."""
-        rows, stride = _matrix(x)
-        assert x.dtype is torch.float32
-        y = self.empty((rows,), torch.int64)
-        self.team.argmax(x.data_ptr(), stride, x.shape[1], y.data_ptr(), rows)
-        return y
 
     # ---- attention ----
 

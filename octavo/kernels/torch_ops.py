@@ -11,6 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from octavo.kernels import torch_sampling
+
+sampling = torch_sampling  # the kernels of the sampler
+
 
 class DenseLinear:
     """x [T, in] @ weight [out, in]^T + bias [out] -> [T, out], with the weight as it lies."""
@@ -116,11 +120,6 @@ def relu(x: Tensor) -> Tensor:
 
 def gelu(x: Tensor) -> Tensor:
     return F.gelu(x)
-
-
-def argmax(x: Tensor) -> Tensor:
-    """The lowest index of the largest of each row of x [R, C] -> int64 [R]."""
-    return x.argmax(-1)
 
 
 def add(x: Tensor, y: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ Knows slots, not requests' names: the worker decides which request has which slo
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +16,10 @@ from torch import Tensor
 
 from octavo.batch import NewRequest
 from octavo.sampling.constraints import Constraints
-from octavo.sampling.draw import draw
 from octavo.sampling.history import History
+from octavo.sampling.kernels import SamplingKernels
 from octavo.sampling.logprobs import NO_LOGPROBS, LogprobTensors, gather_logprobs, to_host
-from octavo.sampling.penalties import apply_penalties_
 from octavo.sampling.random_numbers import uniforms
-from octavo.sampling.truncation import truncate_
 
 __all__ = ["History", "LogprobTensors", "Sampler", "SamplerOutput"]
 
@@ -83,14 +80,11 @@ class Sampler:
     """Samples tokens for up to `max_num_seqs` requests, each in a slot of its own.
 
     A request's tokens depend on its logits, its parameters, its seed and its history, not on the other rows, nor on
-    its slot: random numbers come from the seed and the index of the output token. `argmax` is the platform's: float32
-    [R, C] -> int64 [R].
+    its slot: random numbers come from the seed and the index of the output token. `kernels` are the platform's.
     """
 
-    def __init__(
-        self, *, vocab_size: int, max_num_seqs: int, device: torch.device, argmax: Callable[[Tensor], Tensor]
-    ) -> None:
-        self._argmax = argmax
+    def __init__(self, *, vocab_size: int, max_num_seqs: int, device: torch.device, kernels: SamplingKernels) -> None:
+        self.kernels = kernels
         self._vocab_size = vocab_size
         self._device = device
         self._columns = _Columns(max_num_seqs)
@@ -113,59 +107,59 @@ class Sampler:
         """Choose the next token of R rows.
 
         Args:
-            logits: [R, vocab_size] in any floating dtype; not changed. A row that holds NaN, or that is masked as a
-                whole, gets some id in [0, vocab_size) and does no harm to others.
+            logits: [R, vocab_size] in any floating dtype, contiguous; given away: those in float32 are edited in place.
+                A row that holds NaN, or that is masked as a whole, gets some id in [0, vocab_size) and does no harm to
+                others.
             slots: [R] integers; a tensor is best on the host.
             history: of the same R rows.
         """
         host_slots = (slots.cpu().numpy() if isinstance(slots, Tensor) else slots).astype(np.int64)
-        token_ids = self._choose(self._edited(logits, host_slots, history), host_slots, history)
-        return SamplerOutput(token_ids, self._logprobs(logits, host_slots, token_ids))
-
-    def _edited(self, logits: Tensor, slots: NDArray[np.int64], history: History) -> Tensor:
-        """The logits after constraints and penalties: a float32 copy, or the same tensor when there are none."""
-        edits = self._constraints.collect(slots, history)
-        penalised = np.flatnonzero(self._columns.penalised[slots])
-        if edits is None and not len(penalised):
-            return logits
-        logits = logits.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        logits = logits.float()
+        edits = self._constraints.collect(host_slots, history)
+        penalised = np.flatnonzero(self._columns.penalised[host_slots])
+        num_logprobs = self._columns.num_logprobs[host_slots]
+        raw = logits
+        if (edits is not None or len(penalised)) and (num_logprobs != NO_LOGPROBS).any():
+            raw = logits.clone()
         if edits is not None:
             edits.apply_(logits, history)
         if len(penalised):
-            of = slots[penalised]
-            apply_penalties_(
-                logits,
-                penalised,
-                of,
-                history,
-                repetition=self._columns.repetition[of],
-                frequency=self._columns.frequency[of],
-                presence=self._columns.presence[of],
-            )
-        return logits
+            self._penalize_(logits, penalised, host_slots[penalised], history)
+        token_ids = self._choose(logits, host_slots, history)
+        ids_of_rows = self._ids_of_rows(host_slots)
+        return SamplerOutput(token_ids, gather_logprobs(self.kernels, raw, token_ids, num_logprobs, ids_of_rows))
+
+    def _penalize_(self, logits: Tensor, rows: NDArray[np.int64], slots: NDArray[np.int64], history: History) -> None:
+        columns = self._columns
+        self.kernels.penalize_(
+            logits,
+            torch.from_numpy(rows),
+            torch.from_numpy(slots),
+            history.token_ids,
+            torch.from_numpy(history.num_tokens[rows]),
+            torch.from_numpy(history.num_prompt_tokens[rows]),
+            repetition=torch.from_numpy(columns.repetition[slots]),
+            frequency=torch.from_numpy(columns.frequency[slots]),
+            presence=torch.from_numpy(columns.presence[slots]),
+        )
 
     def _choose(self, logits: Tensor, slots: NDArray[np.int64], history: History) -> Tensor:
-        logits = logits.float()
-        random_rows = np.flatnonzero(self._columns.temperature[slots] > 0)
-        if len(random_rows) == len(slots):
-            return self._draw(logits, slots, history.num_output_tokens)
-        token_ids = self._argmax(logits)
-        if len(random_rows):
-            at = torch.from_numpy(random_rows).to(self._device)
-            token_ids[at] = self._draw(logits[at], slots[random_rows], history.num_output_tokens[random_rows])
-        return token_ids
-
-    def _draw(self, logits: Tensor, slots: NDArray[np.int64], output_indices: NDArray[np.int64]) -> Tensor:
         columns = self._columns
-        temperature = torch.from_numpy(columns.temperature[slots]).to(self._device)
-        probs = (logits / temperature[:, None]).softmax(-1)
-        truncate_(probs, columns.min_p[slots], columns.top_k[slots], columns.top_p[slots])
-        return draw(probs, torch.from_numpy(uniforms(columns.seed[slots], output_indices)).to(self._device))
+        temperature = columns.temperature[slots]
+        if not temperature.any():
+            return self.kernels.argmax(logits)
+        return self.kernels.draw(
+            logits,
+            torch.from_numpy(temperature),
+            torch.from_numpy(columns.min_p[slots]),
+            torch.from_numpy(columns.top_k[slots]),
+            torch.from_numpy(columns.top_p[slots]),
+            torch.from_numpy(uniforms(columns.seed[slots], history.num_output_tokens)),
+        )
 
-    def _logprobs(self, logits: Tensor, slots: NDArray[np.int64], token_ids: Tensor) -> LogprobTensors | None:
-        ids_of_rows: dict[int, NDArray[np.int64]] = {}
-        if self._logprob_token_ids:
-            for row, slot in enumerate(slots.tolist()):
-                if slot in self._logprob_token_ids:
-                    ids_of_rows[row] = self._logprob_token_ids[slot]
-        return gather_logprobs(logits, token_ids, self._columns.num_logprobs[slots], ids_of_rows)
+    def _ids_of_rows(self, slots: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
+        """The ids to score, of the rows whose requests name them."""
+        if not self._logprob_token_ids:
+            return {}
+        chosen = ((row, self._logprob_token_ids.get(slot)) for row, slot in enumerate(slots.tolist()))
+        return {row: ids for row, ids in chosen if ids is not None}

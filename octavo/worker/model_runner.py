@@ -98,8 +98,8 @@ class ModelRunner:
     ) -> list[TokenLogprobs]:
         params = new.params
         if params.prompt_logprob_token_ids is None:
-            return prompt_logprobs(logits, targets, params.prompt_logprobs or 0)
+            return prompt_logprobs(self._sampler.kernels, logits, targets, params.prompt_logprobs or 0)
         wanted = params.prompt_logprob_token_ids
         offset = params.prompt_logprob_start  # position 0 of the prompt has no prediction
         rows = [wanted[p - offset] if 0 <= p - offset < len(wanted) else [] for p in range(start + 1, end + 1)]
-        return prompt_logprobs(logits, targets, params.prompt_logprobs or 0, rows)
+        return prompt_logprobs(self._sampler.kernels, logits, targets, params.prompt_logprobs or 0, rows)

@@ -100,7 +100,7 @@ class Worker:
                 vocab_size=config.model.vocab_size,
                 max_num_seqs=scheduler.max_num_seqs,
                 device=device,
-                argmax=kernels.argmax,
+                kernels=kernels.sampling,
             ),
         )
         return kv_layout

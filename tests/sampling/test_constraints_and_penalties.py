@@ -13,7 +13,6 @@ from transformers import (
 
 from octavo.sampling.constraints import Constraints
 from octavo.sampling.history import History
-from octavo.sampling.penalties import apply_penalties_
 
 V = 60
 
@@ -30,17 +29,20 @@ def history_of(requests):
     )
 
 
-def penalised(logits, requests):
-    rows = np.arange(len(requests))
+def penalised(kernels, logits, requests):
+    rows = torch.arange(len(requests))
+    history = history_of(requests)
     logits = logits.clone()
-    apply_penalties_(
+    kernels.sampling.penalize_(
         logits,
         rows,
         rows,
-        history_of(requests),
-        repetition=np.array([r.params.repetition_penalty for r in requests], dtype=np.float32),
-        frequency=np.array([r.params.frequency_penalty for r in requests], dtype=np.float32),
-        presence=np.array([r.params.presence_penalty for r in requests], dtype=np.float32),
+        history.token_ids,
+        torch.from_numpy(history.num_tokens),
+        torch.from_numpy(history.num_prompt_tokens),
+        repetition=torch.tensor([r.params.repetition_penalty for r in requests]),
+        frequency=torch.tensor([r.params.frequency_penalty for r in requests]),
+        presence=torch.tensor([r.params.presence_penalty for r in requests]),
     )
     return logits
 
@@ -61,7 +63,7 @@ def random_logits(num, seed=0):
     return torch.randn(num, V, generator=torch.Generator().manual_seed(seed)) * 3
 
 
-def test_repetition_penalty_is_that_of_transformers(request_of):
+def test_repetition_penalty_is_that_of_transformers(kernels, request_of):
     rng = np.random.default_rng(0)
     values = [0.5, 1.0, 1.3, 4.0]
     requests = [
@@ -69,14 +71,14 @@ def test_repetition_penalty_is_that_of_transformers(request_of):
         for i, value in enumerate(values)
     ]
     logits = random_logits(4)
-    found = penalised(logits, requests)
+    found = penalised(kernels, logits, requests)
     for i, request in enumerate(requests):
         processor = RepetitionPenaltyLogitsProcessor(penalty=values[i])
         expected = processor(torch.tensor([request.token_ids]), logits[i : i + 1].clone())
         torch.testing.assert_close(found[i], expected[0])
 
 
-def test_all_penalties_against_numpy(request_of):
+def test_all_penalties_against_numpy(kernels, request_of):
     rng = np.random.default_rng(1)
     requests = [
         request_of(
@@ -89,7 +91,7 @@ def test_all_penalties_against_numpy(request_of):
         for _ in range(30)
     ]
     logits = random_logits(30, seed=1)
-    found = penalised(logits, requests)
+    found = penalised(kernels, logits, requests)
     for i, request in enumerate(requests):
         params, expected = request.params, logits[i].double().numpy().copy()
         for token_id in set(request.token_ids):

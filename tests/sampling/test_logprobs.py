@@ -94,18 +94,18 @@ def test_more_than_the_vocabulary_is_the_vocabulary(sample, request_of):
 
 
 @pytest.mark.parametrize("num", [0, 4, -1])
-def test_prompt_logprobs(num):
+def test_prompt_logprobs(kernels, num):
     length = _PROMPT_ROWS + 10
     logits = logits_of(length, torch.bfloat16)
     targets = torch.randint(0, V, (length,), generator=torch.Generator().manual_seed(1))
-    found = prompt_logprobs(logits, targets, num)
+    found = prompt_logprobs(kernels.sampling, logits, targets, num)
     assert len(found) == length
     for entry, row, target in zip(found, logits, targets.tolist(), strict=True):
         check(entry, row, target, most_likely(row, V if num == -1 else num))
 
 
-def test_prompt_logprobs_of_given_ids():
+def test_prompt_logprobs_of_given_ids(kernels):
     logits, targets = logits_of(4), torch.tensor([1, 2, 3, 4])
-    found = prompt_logprobs(logits, targets, 0, [[7, 8], [-1, -1], [9, -1], []])
+    found = prompt_logprobs(kernels.sampling, logits, targets, 0, [[7, 8], [-1, -1], [9, -1], []])
     for entry, row, target, ids in zip(found, logits, [1, 2, 3, 4], [[7, 8], [], [9], []], strict=True):
         check(entry, row, target, ids)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from all_kernels import BEST_KERNELS
 from scipy import stats
 
 from octavo.sampling.sampler import History, Sampler
@@ -107,13 +106,13 @@ def test_seeds_and_positions_give_different_tokens_and_a_seed_the_same(sample, r
     assert sample(logits, [request_of([1] * 9, [3] * 4, seed=8)]).token_ids.item() == token(8, 4)
 
 
-def test_generation_continues_alike_after_a_preemption(request_of):
+def test_generation_continues_alike_after_a_preemption(kernels, request_of):
     """Twelve steps in one go, and with the request taken out after five and put back into another slot."""
     logits = torch.randn(12, V, generator=torch.Generator().manual_seed(3))
     params = {"seed": 11, "temperature": 1.2, "frequency_penalty": 1.0, "top_p": 0.95}
 
     def generate(moved):
-        sampler = Sampler(vocab_size=V, max_num_seqs=4, device=torch.device("cpu"), argmax=BEST_KERNELS.argmax)
+        sampler = Sampler(vocab_size=V, max_num_seqs=4, device=torch.device("cpu"), kernels=kernels.sampling)
         token_ids = torch.zeros(4, 32, dtype=torch.int32)
         tokens, slot = [5, 6], 1
         token_ids[slot, :2] = torch.tensor(tokens)
@@ -126,15 +125,15 @@ def test_generation_continues_alike_after_a_preemption(request_of):
                 token_ids[slot, : len(tokens)] = torch.tensor(tokens)
             history = History(token_ids, np.array([len(tokens)]), np.array([2]))
             slots = torch.tensor([slot])
-            tokens.append(sampler.sample(logits[step : step + 1], slots, history).token_ids.item())
+            tokens.append(sampler.sample(logits[step : step + 1].clone(), slots, history).token_ids.item())
             token_ids[slot, len(tokens) - 1] = tokens[-1]
         return tokens
 
     assert generate(moved=True) == generate(moved=False)
 
 
-def test_a_slot_forgets_its_last_request(request_of):
-    sampler = Sampler(vocab_size=V, max_num_seqs=1, device=torch.device("cpu"), argmax=BEST_KERNELS.argmax)
+def test_a_slot_forgets_its_last_request(kernels, request_of):
+    sampler = Sampler(vocab_size=V, max_num_seqs=1, device=torch.device("cpu"), kernels=kernels.sampling)
     history = History(torch.ones(1, 8, dtype=torch.int32), np.array([2]), np.array([1]))
     logits = torch.arange(V, dtype=torch.float32)[None]
     loud = request_of(
@@ -142,11 +141,11 @@ def test_a_slot_forgets_its_last_request(request_of):
         stop=[V - 1], logprob_token_ids=[1, 2], repetition_penalty=3.0,
     )  # fmt: skip
     sampler.add(0, loud)
-    first = sampler.sample(logits, np.array([0]), history)
+    first = sampler.sample(logits.clone(), np.array([0]), history)
     assert first.logprobs.to_rows()[0].token_ids == [4, 1, 2]
     sampler.remove(0)
     sampler.add(0, request_of([1], [1], temperature=0, logprobs=1))
-    second = sampler.sample(logits, np.array([0]), history)
+    second = sampler.sample(logits.clone(), np.array([0]), history)
     assert second.token_ids.tolist() == [V - 1]
     assert second.logprobs.to_rows()[0].token_ids == [V - 1, V - 1]
 
@@ -211,9 +210,9 @@ def test_everything_masked_still_gives_a_token(sample, request_of):
     assert ((tokens >= 0) & (tokens < V)).all()
 
 
-def test_history_on_the_device_alone_counts(request_of):
+def test_history_on_the_device_alone_counts(kernels, request_of):
     """The token ids of a request as added are not read: the newest tokens stand in the history only."""
-    sampler = Sampler(vocab_size=V, max_num_seqs=2, device=torch.device("cpu"), argmax=BEST_KERNELS.argmax)
+    sampler = Sampler(vocab_size=V, max_num_seqs=2, device=torch.device("cpu"), kernels=kernels.sampling)
     sampler.add(1, request_of([1], temperature=0, presence_penalty=2.0, bad_words=[[30, 31]]))
     logits = torch.zeros(1, V)
     logits[0, [30, 31, 32]] = torch.tensor([3.0, 2.5, 2.0])
@@ -221,7 +220,7 @@ def test_history_on_the_device_alone_counts(request_of):
     token_ids[1, 0] = 1
     chosen = []
     for num in (1, 2):
-        output = sampler.sample(logits, np.array([1]), History(token_ids, np.array([num]), np.array([1])))
+        output = sampler.sample(logits.clone(), np.array([1]), History(token_ids, np.array([num]), np.array([1])))
         token_ids[1, num] = output.token_ids[0]
         chosen.append(output.token_ids.item())
     assert chosen == [30, 32]

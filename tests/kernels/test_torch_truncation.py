@@ -7,17 +7,20 @@ import pytest
 import torch
 from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from octavo.sampling import truncation
-from octavo.sampling.truncation import truncate_
+from octavo.kernels import torch_sampling
+from octavo.kernels.torch_sampling import truncate_
 
 
 def kept(probs, min_p=0.0, top_k=0, top_p=1.0):
     num = len(probs)
 
     def column(value, dtype):
-        return np.broadcast_to(np.asarray(value, dtype=dtype), num).copy()
+        return torch.as_tensor(value).to(dtype).expand(num)
 
-    return truncate_(probs.clone(), column(min_p, np.float32), column(top_k, np.int64), column(top_p, np.float64)) > 0
+    return (
+        truncate_(probs.clone(), column(min_p, torch.float32), column(top_k, torch.int64), column(top_p, torch.float64))
+        > 0
+    )
 
 
 def reference(probs, min_p, top_k, top_p):
@@ -78,7 +81,7 @@ def test_top_p_does_not_depend_on_how_far_it_had_to_look(monkeypatch):
     assert sizes.min() < 128
     assert ((sizes > 128) & (sizes < 1024)).any()
     assert sizes.max() > 1024
-    monkeypatch.setattr(truncation, "_CANDIDATES", ())
+    monkeypatch.setattr(torch_sampling, "_CANDIDATES", ())
     assert torch.equal(tried, kept(probs, top_p=0.9))
 
 
