@@ -25,6 +25,16 @@ DTYPES = {
     "float": "float32",
     "float32": "float32",
 }
+# The KV cache's dtypes by the names that users give; "auto" is the dtype of the run.
+KV_CACHE_DTYPES = {
+    "bfloat16": "bfloat16",
+    "half": "float16",
+    "float16": "float16",
+    "float": "float32",
+    "float32": "float32",
+    "int8": "int8",
+    "int8_per_token_head": "int8",
+}
 LOAD_FORMATS = ("auto", "safetensors", "gguf", "dummy")
 QUANTIZATIONS = ("none", "gguf", "int8", "int8_channel")
 SCHEDULING_POLICIES = ("fcfs", "priority")
@@ -56,6 +66,7 @@ class EngineArgs:
     attention_backend: str | None = None
     gpu_memory_utilization: float | None = None  # share of the device's memory for weights, activations and KV cache
     kv_cache_memory_bytes: int | None = None  # exact size of the KV cache
+    kv_cache_dtype: str = "auto"  # auto: the dtype of the run; else one of KV_CACHE_DTYPES
     num_gpu_blocks_override: int | None = None  # exact number of KV-cache blocks
     block_size: int | None = None  # tokens per KV-cache block
     enable_prefix_caching: bool = True
@@ -90,6 +101,7 @@ class EngineArgs:
     def _check_values(self) -> None:
         _choice("dtype", self.dtype, ("auto", *DTYPES))
         _choice("load_format", self.load_format, LOAD_FORMATS)
+        _choice("kv_cache_dtype", self.kv_cache_dtype, ("auto", *KV_CACHE_DTYPES))
         if self.quantization is not None:
             _choice("quantization", self.quantization, QUANTIZATIONS)
         _choice("scheduling_policy", self.scheduling_policy, SCHEDULING_POLICIES)
@@ -175,6 +187,7 @@ class AttentionConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheConfig:
+    dtype: str  # float32, bfloat16, float16 or int8
     block_size: int
     gpu_memory_utilization: float
     kv_cache_memory_bytes: int | None
@@ -257,12 +270,13 @@ def resolve(args: EngineArgs, checkpoint: Checkpoint, device: DeviceTraits) -> E
             f"max_num_batched_tokens ({max_num_batched_tokens}) must be at least max_model_len ({max_model_len}) when "
             "enable_chunked_prefill is False; raise the first, lower the second, or leave chunked prefill on"
         )
+    dtype = _dtype(args.dtype, hf, device)
     return EngineConfig(
         model=ModelConfig(
             model=args.model,
             checkpoint=checkpoint,
             architecture=hf["architectures"][0],
-            dtype=_dtype(args.dtype, hf, device),
+            dtype=dtype,
             quantization=_quantization(args.quantization, checkpoint),
             max_model_len=max_model_len,
             vocab_size=int(hf["vocab_size"]),
@@ -277,6 +291,7 @@ def resolve(args: EngineArgs, checkpoint: Checkpoint, device: DeviceTraits) -> E
         ),
         attention=AttentionConfig(backend=args.attention_backend),
         cache=CacheConfig(
+            dtype=KV_CACHE_DTYPES.get(args.kv_cache_dtype, dtype),
             block_size=args.block_size or device.block_size,
             gpu_memory_utilization=args.gpu_memory_utilization or device.gpu_memory_utilization,
             kv_cache_memory_bytes=args.kv_cache_memory_bytes,

@@ -33,6 +33,7 @@ std::unique_ptr<Team> make_team(int num_threads, const std::string& isa) {
 
 CacheArgs cache_args(int dtype, Address cache, int num_kv_heads, int head_dim, int block_size) {
   if (head_dim % 16 || block_size % 16) throw std::invalid_argument("head_dim and block_size must be multiples of 16");
+  if (dtype < 0 || dtype > 2) throw std::invalid_argument("dtype of a cache must be 0 (float32), 1 (bfloat16) or 2 (int8)");
   return {DType(dtype), at(cache), num_kv_heads, head_dim, block_size};
 }
 
@@ -219,21 +220,21 @@ NB_MODULE(_cpu, m) {
            },
            nb::call_guard<nb::gil_scoped_release>())
       .def("cache_write",
-           [](Team& self, int dtype, Address cache, int num_kv_heads, int head_dim, int block_size, Address k, int64_t k_stride,
-              Address v, int64_t v_stride, Address slots, int rows) {
+           [](Team& self, int cache_dtype, Address cache, int num_kv_heads, int head_dim, int block_size, int dtype, Address k,
+              int64_t k_stride, Address v, int64_t v_stride, Address slots, int rows) {
              self.run(self.kernels().cache_write,
-                      CacheWriteArgs{cache_args(dtype, cache, num_kv_heads, head_dim, block_size), at(k), at(v), k_stride,
-                                     v_stride, at<const int64_t>(slots)},
+                      CacheWriteArgs{cache_args(cache_dtype, cache, num_kv_heads, head_dim, block_size), dtype_of(dtype), at(k),
+                                     at(v), k_stride, v_stride, at<const int64_t>(slots)},
                       rows);
            },
            nb::call_guard<nb::gil_scoped_release>())
       .def("attention",
-           [](Team& self, int dtype, Address cache, int num_kv_heads, int head_dim, int block_size, Address q, int64_t q_stride,
-              Address y, int64_t y_stride, int num_heads, float scale, float soft_cap, int sliding_window, bool causal,
+           [](Team& self, int cache_dtype, Address cache, int num_kv_heads, int head_dim, int block_size, int dtype, Address q,
+              int64_t q_stride, Address y, int64_t y_stride, int num_heads, float scale, float soft_cap, int sliding_window, bool causal,
               int num_requests, Address query_start, Address seq_lens, Address block_table, int64_t table_stride,
               Address partials, int64_t num_partials) {
-             self.run(AttentionArgs{cache_args(dtype, cache, num_kv_heads, head_dim, block_size), at(q), q_stride, at(y),
-                                    y_stride, num_heads, scale, soft_cap, sliding_window, causal, num_requests,
+             self.run(AttentionArgs{cache_args(cache_dtype, cache, num_kv_heads, head_dim, block_size), dtype_of(dtype), at(q),
+                                    q_stride, at(y), y_stride, num_heads, scale, soft_cap, sliding_window, causal, num_requests,
                                     at<const int32_t>(query_start), at<const int32_t>(seq_lens),
                                     at<const int32_t>(block_table), table_stride, at<float>(partials), num_partials});
            },

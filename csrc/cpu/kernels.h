@@ -10,9 +10,9 @@
 
 namespace octavo {
 
-enum class DType : int { kFloat32 = 0, kBFloat16 = 1 };
+enum class DType : int { kFloat32 = 0, kBFloat16 = 1, kInt8 = 2 };  // kInt8: of a cache only
 
-inline size_t size_of(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+inline size_t size_of(DType dtype) { return dtype == DType::kFloat32 ? 4 : dtype == DType::kBFloat16 ? 2 : 1; }
 
 // A matrix [n, k] in the order in which the kernels read it: panels of 48 rows of it (output columns), and within a panel
 // k-major, 16 rows side by side, 4 bytes of k per row. The rows of the last panel are filled up to a multiple of 16.
@@ -185,6 +185,7 @@ struct ArgmaxArgs {
 
 // One layer's part of the KV cache: [block][kv head] of pages; a page holds, in pieces of 16 tokens, all keys, then all
 // values. bf16: keys [head_dim / 2][16][2], values [8][head_dim][2]. float: keys [head_dim][16], values [16][head_dim].
+// int8: as bf16, with float [block_size] scales behind the keys and behind the values, one for each token.
 struct CacheArgs {
   DType dtype;
   void* cache;
@@ -193,6 +194,7 @@ struct CacheArgs {
 
 struct CacheWriteArgs {
   CacheArgs cache;
+  DType dtype;        // of k and v: float or bf16
   const void *k, *v;  // [rows, num_kv_heads, head_dim]
   int64_t k_stride, v_stride;
   const int64_t* slots;  // [rows], block * block_size + offset
@@ -200,6 +202,7 @@ struct CacheWriteArgs {
 
 struct AttentionArgs {
   CacheArgs cache;
+  DType dtype;    // of q and y: float or bf16
   const void* q;  // [rows, num_heads, head_dim]
   int64_t q_stride;
   void* y;  // [rows, num_heads, head_dim]

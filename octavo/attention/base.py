@@ -22,7 +22,8 @@ class AttentionSpec:
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    dtype: torch.dtype
+    dtype: torch.dtype  # of the run: queries, new keys and values, results
+    kv_cache_dtype: torch.dtype
     sliding_window: int | None  # tokens that a query sees, itself included; None: all
     logits_soft_cap: float | None  # scores become cap * tanh(scores / cap)
     block_size: int
@@ -58,7 +59,7 @@ class AttentionLayer(Protocol):
 class AttentionBackend(ABC):
     """Serves all attention layers of a model.
 
-    `specs` are those of the layers. The layers share dtype, head_dim, num_kv_heads and block_size (`select_backend`
+    `specs` are those of the layers. The layers share dtypes, head_dim, num_kv_heads and block_size (`select_backend`
     checks it); sliding window and soft cap may differ. `kernels` are the platform's, for a backend that is made of
     them. The KV cache must be finite everywhere, also where nothing was written (allocate it zeroed): a masked key
     has weight 0, and 0 times not-a-number is not 0.
@@ -80,8 +81,10 @@ class AttentionBackend(ABC):
 
     @staticmethod
     @abstractmethod
-    def kv_cache_shape(num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int) -> tuple[int, ...]:
-        """The shape of one layer's KV cache."""
+    def kv_cache_shape(
+        num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
+    ) -> tuple[int, ...]:
+        """The shape of one layer's KV cache of that dtype."""
 
     @abstractmethod
     def build(self, metadata: AttentionMetadata, sliding_window: int | None) -> AttentionMetadata:
@@ -92,6 +95,8 @@ class AttentionBackend(ABC):
         self, layer: AttentionLayer, q: Tensor, k: Tensor, v: Tensor, kv_cache: Tensor, metadata: AttentionMetadata
     ) -> Tensor:
         """Writes k and v [T, num_kv_heads, head_dim] to the cache, then attends with q [T, num_heads, head_dim].
+
+        What is new is read as the cache holds it, so that a result does not depend on how a prompt was cut.
 
         Returns [T, num_heads, head_dim].
         """

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from octavo.attention.base import AttentionBackend, AttentionLayer, AttentionMetadata, AttentionSpec
-from octavo.kernels.cpu import CPUKernels, PagedCache
+from octavo.kernels.cpu import CPUKernels, PagedCache, page_shape
 
 PIECE = 16  # tokens and dims that the kernels take at a time
 
@@ -32,14 +32,18 @@ class CPUAttentionBackend(AttentionBackend):
             return "the C++ kernels are not built"
         if spec.dtype not in kernels.dtypes:
             return f"serves {', '.join(map(str, kernels.dtypes))}, not {spec.dtype}"
+        if spec.kv_cache_dtype not in kernels.cache_dtypes:
+            return f"serves a KV cache of {', '.join(map(str, kernels.cache_dtypes))}, not {spec.kv_cache_dtype}"
         for name in ("head_dim", "block_size"):
             if getattr(spec, name) % PIECE:
                 return f"{name} must be a multiple of {PIECE}, and is {getattr(spec, name)}"
         return None
 
     @staticmethod
-    def kv_cache_shape(num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int) -> tuple[int, ...]:
-        return (num_blocks, num_kv_heads, 2, block_size * head_dim)
+    def kv_cache_shape(
+        num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
+    ) -> tuple[int, ...]:
+        return (num_blocks, *page_shape(num_kv_heads, block_size, head_dim, dtype))
 
     def build(self, metadata: AttentionMetadata, sliding_window: int | None) -> AttentionMetadata:
         return metadata  # the kernels need no more

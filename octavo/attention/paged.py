@@ -8,15 +8,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from octavo.attention.base import AttentionSpec
+
+
+def declines(spec: AttentionSpec) -> str | None:
+    """Why the cache that `spec` asks for can't be of this layout; None when it can."""
+    if spec.kv_cache_dtype.is_floating_point:
+        return None
+    return f"its KV cache is of floating point, not {spec.kv_cache_dtype}"
+
 
 def kv_cache_shape(num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int) -> tuple[int, ...]:
     return (2, num_blocks, num_kv_heads, block_size, head_dim)
 
 
 def write(kv_cache: Tensor, blocks: Tensor, offsets: Tensor, k: Tensor, v: Tensor) -> None:
-    """Puts k and v [T, num_kv_heads, head_dim] at `offsets` [T] of `blocks` [T]."""
-    kv_cache[0][blocks, :, offsets] = k
-    kv_cache[1][blocks, :, offsets] = v
+    """Puts k and v [T, num_kv_heads, head_dim] at `offsets` [T] of `blocks` [T], rounded to the cache's dtype."""
+    kv_cache[0][blocks, :, offsets] = k.to(kv_cache.dtype)
+    kv_cache[1][blocks, :, offsets] = v.to(kv_cache.dtype)
 
 
 def gather(kv_cache: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:

@@ -69,6 +69,9 @@ def _declines(name: str, specs: Sequence[AttentionSpec], device: torch.device, k
         if device.type in platform:
             return "it is not built into this version"
         return f"it belongs to {platform}, and this is {device.type}"
-    if len({(spec.num_kv_heads, spec.head_dim, spec.dtype, spec.block_size) for spec in specs}) > 1:
+    if (
+        len({(spec.num_kv_heads, spec.head_dim, spec.dtype, spec.kv_cache_dtype, spec.block_size) for spec in specs})
+        > 1
+    ):
         return "its layers have keys of several shapes"
     return next((reason for spec in specs if (reason := BACKENDS[name].declines(spec, device, kernels))), None)

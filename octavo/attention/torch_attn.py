@@ -56,14 +56,16 @@ class TorchAttentionBackend(AttentionBackend):
     def __init__(self, specs: Sequence[AttentionSpec], kernels: object) -> None:
         super().__init__(specs, kernels)
         # Kept from step to step: fresh memory of this size would cost more in page faults than the copy itself.
-        self.workspace = torch.empty(0, dtype=self.dtype)
+        self.workspace = torch.empty(0, dtype=specs[0].kv_cache_dtype)
 
     @classmethod
     def declines(cls, spec: AttentionSpec, device: torch.device, kernels: object) -> str | None:
-        return None if device.type == "cpu" else f"serves the cpu only, not {device.type}"
+        return paged.declines(spec) if device.type == "cpu" else f"serves the cpu only, not {device.type}"
 
     @staticmethod
-    def kv_cache_shape(num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int) -> tuple[int, ...]:
+    def kv_cache_shape(
+        num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
+    ) -> tuple[int, ...]:
         return paged.kv_cache_shape(num_blocks, block_size, num_kv_heads, head_dim)
 
     def build(self, metadata: AttentionMetadata, sliding_window: int | None) -> AttentionMetadata:
@@ -130,11 +132,11 @@ class TorchAttentionBackend(AttentionBackend):
         runs = kv_cache.view(2, -1, self.block_size * self.head_dim)
         num_elements = 2 * batch.rows.numel() * runs.shape[2]
         if self.workspace.numel() < num_elements:
-            self.workspace = torch.empty(num_elements, dtype=self.dtype)
+            self.workspace = torch.empty(num_elements, dtype=kv_cache.dtype)
         gathered = self.workspace[:num_elements].view(2, -1, runs.shape[2])
         torch.index_select(runs[0], 0, batch.rows, out=gathered[0])
         torch.index_select(runs[1], 0, batch.rows, out=gathered[1])
-        keys, values = gathered.view(2, batch.size * self.num_kv_heads, -1, self.head_dim)
+        keys, values = gathered.to(self.dtype).view(2, batch.size * self.num_kv_heads, -1, self.head_dim)
         queries = q.reshape(batch.size * self.num_kv_heads, -1, self.head_dim)
         if layer.logits_soft_cap is None:
             scores = torch.baddbmm(batch.mask, queries, keys.transpose(1, 2), alpha=layer.scale)
@@ -158,9 +160,10 @@ class TorchAttentionBackend(AttentionBackend):
         """Fills the row's part of `out`."""
         queries = q[row.tokens].transpose(0, 1)
         if row.blocks is None:
-            keys, values = k[row.tokens].transpose(0, 1), v[row.tokens].transpose(0, 1)
+            keys, values = (x[row.tokens].transpose(0, 1).to(kv_cache.dtype) for x in (k, v))
         else:
             keys, values = paged.gather(kv_cache, row.blocks)
+        keys, values = keys.to(q.dtype), values.to(q.dtype)
         if row.blocks is None and metadata.causal and layer.logits_soft_cap is None:
             out[row.tokens] = attend_causal(queries, keys, values, scale=layer.scale).transpose(0, 1)
             return

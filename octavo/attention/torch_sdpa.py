@@ -35,10 +35,12 @@ class TorchSDPABackend(AttentionBackend):
 
     @classmethod
     def declines(cls, spec: AttentionSpec, device: torch.device, kernels: object) -> str | None:
-        return None
+        return paged.declines(spec)
 
     @staticmethod
-    def kv_cache_shape(num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int) -> tuple[int, ...]:
+    def kv_cache_shape(
+        num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
+    ) -> tuple[int, ...]:
         return paged.kv_cache_shape(num_blocks, block_size, num_kv_heads, head_dim)
 
     def build(self, metadata: AttentionMetadata, sliding_window: int | None) -> AttentionMetadata:
@@ -61,7 +63,7 @@ class TorchSDPABackend(AttentionBackend):
         paged.write(kv_cache, plan.blocks, plan.offsets, k, v)
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         for row in plan.rows:
-            keys, values = (x[:, : row.num_keys] for x in paged.gather(kv_cache, row.blocks))
+            keys, values = (x[:, : row.num_keys].to(q.dtype) for x in paged.gather(kv_cache, row.blocks))
             queries = q[row.tokens].transpose(0, 1)
             attended = attend(queries, keys, values, row.mask, scale=layer.scale, soft_cap=layer.logits_soft_cap)
             out[row.tokens] = attended.transpose(0, 1)

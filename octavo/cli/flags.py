@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import Field, fields
 from typing import Any, NamedTuple
 
-from octavo.config import DTYPES, LOAD_FORMATS, SCHEDULING_POLICIES, EngineArgs, parse_length
+from octavo.config import DTYPES, KV_CACHE_DTYPES, LOAD_FORMATS, SCHEDULING_POLICIES, EngineArgs, parse_length
 from octavo.errors import ConfigError, InvalidRequestError
 from octavo.sampling_params import SamplingParams
 
@@ -60,6 +60,11 @@ ENGINE_FLAGS = {
         "Cache", "share of the device's memory for weights, activations and KV cache, above 0 up to 1", "the device's"
     ),
     "kv_cache_memory_bytes": EngineFlag("Cache", "exact size of the KV cache", "what the share leaves"),
+    "kv_cache_dtype": EngineFlag(
+        "Cache",
+        f"auto (the dtype of the run), {', '.join(KV_CACHE_DTYPES)}; int8 (with a scale for each token and head) takes "
+        "half the memory of bfloat16",
+    ),
     "num_gpu_blocks_override": EngineFlag("Cache", "exact number of KV-cache blocks", "what fits"),
     "block_size": EngineFlag("Cache", "tokens per KV-cache block", "the device's"),
     "enable_prefix_caching": EngineFlag("Cache", "reuse keys and values of prompts that begin alike"),

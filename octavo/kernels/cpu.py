@@ -20,6 +20,7 @@ from torch import Tensor
 from octavo.kernels.cpu_sampling import CPUSampling
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+_CACHE_DTYPES = {**_DTYPES, torch.int8: 2}
 _RMS, _GEMMA_RMS, _LAYER = range(3)
 _SILU, _GELU, _GELU_TANH, _RELU = range(4)
 _NUM_PARTIALS = 1 << 20  # floats for the parts of long contexts that several threads attend to
@@ -27,12 +28,20 @@ _NUM_PARTIALS = 1 << 20  # floats for the parts of long contexts that several th
 
 @dataclass(frozen=True, slots=True)
 class PagedCache:
-    """One layer's keys and values: [num_blocks, num_kv_heads, 2, block_size * head_dim] of the kernels' own order."""
+    """One layer's keys and values, in the kernels' own order: [num_blocks, num_kv_heads, 2, block_size * head_dim].
+
+    float32, bfloat16, or int8: then with 4 bytes more for each token, its scale.
+    """
 
     pages: Tensor
     num_kv_heads: int
     head_dim: int
     block_size: int
+
+
+def page_shape(num_kv_heads: int, block_size: int, head_dim: int, dtype: torch.dtype) -> tuple[int, int, int]:
+    """Of one block of a PagedCache."""
+    return num_kv_heads, 2, block_size * (head_dim + (4 if dtype is torch.int8 else 0))
 
 
 class PackedLinear:
@@ -123,6 +132,7 @@ class CPUKernels:
     """
 
     dtypes = tuple(_DTYPES)
+    cache_dtypes = tuple(_CACHE_DTYPES)
     block_types = ("Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
 
     def __init__(self, extension: Any, num_threads: int, isa: str = "") -> None:
@@ -319,10 +329,12 @@ class CPUKernels:
     def cache_write(self, cache: PagedCache, k: Tensor, v: Tensor, slot_mapping: Tensor) -> None:
         """Puts k and v [T, num_kv_heads, head_dim] at `slot_mapping` int64 [T]."""
         assert k.shape == v.shape == (slot_mapping.shape[0], cache.num_kv_heads, cache.head_dim)
+        assert k.dtype is v.dtype
         assert k.stride()[1:] == v.stride()[1:] == (cache.head_dim, 1)
         assert slot_mapping.dtype is torch.int64
         self.team.cache_write(
             *_cache_arguments(cache),
+            _DTYPES[k.dtype],
             k.data_ptr(),
             k.stride(0),
             v.data_ptr(),
@@ -351,6 +363,7 @@ class CPUKernels:
         y = self.empty((rows, num_heads, head_dim), q.dtype)
         self.team.attention(
             *_cache_arguments(cache),
+            _DTYPES[q.dtype],
             q.data_ptr(),
             q.stride(0),
             y.data_ptr(),
@@ -420,5 +433,5 @@ def _matrix(x: Tensor) -> tuple[int, int]:
 def _cache_arguments(cache: PagedCache) -> tuple[int, int, int, int, int]:
     pages = cache.pages
     assert pages.is_contiguous()
-    assert pages.shape[1:] == (cache.num_kv_heads, 2, cache.block_size * cache.head_dim)
-    return _DTYPES[pages.dtype], pages.data_ptr(), cache.num_kv_heads, cache.head_dim, cache.block_size
+    assert pages.shape[1:] == page_shape(cache.num_kv_heads, cache.block_size, cache.head_dim, pages.dtype)
+    return _CACHE_DTYPES[pages.dtype], pages.data_ptr(), cache.num_kv_heads, cache.head_dim, cache.block_size

@@ -50,12 +50,13 @@ class Attention(nn.Module):
         )
         return out.view(-1, self.num_heads * self.head_dim)
 
-    def spec(self, dtype: torch.dtype, block_size: int) -> AttentionSpec:
+    def spec(self, dtype: torch.dtype, kv_cache_dtype: torch.dtype, block_size: int) -> AttentionSpec:
         return AttentionSpec(
             num_heads=self.num_heads,
             num_kv_heads=self.num_kv_heads,
             head_dim=self.head_dim,
             dtype=dtype,
+            kv_cache_dtype=kv_cache_dtype,
             sliding_window=self.sliding_window,
             logits_soft_cap=self.logits_soft_cap,
             block_size=block_size,

@@ -37,6 +37,7 @@ class Worker:
         self._config = config
         self._platform = platform
         self._dtype: torch.dtype = getattr(torch, config.model.dtype)
+        self._cache_dtype: torch.dtype = getattr(torch, config.cache.dtype)
         self._model: CausalLM | None = None
         self._runner: ModelRunner | None = None
         self._cost: ModelCost | None = None
@@ -61,7 +62,9 @@ class Worker:
     def kv_capacity(self) -> KVCacheLayout:
         """Plan the memory, allocate the KV cache and get ready for steps."""
         config, model, device = self._config, self.model, self._platform.device
-        specs = [layer.spec(self._dtype, config.cache.block_size) for layer in model.attention_layers()]
+        specs = [
+            layer.spec(self._dtype, self._cache_dtype, config.cache.block_size) for layer in model.attention_layers()
+        ]
         if len({(spec.num_kv_heads, spec.head_dim) for spec in specs}) != 1:
             raise UnsupportedModelError("layers with KV heads of different number or size are not supported yet")
         kernels = self._platform.kernels
@@ -71,12 +74,14 @@ class Worker:
             [None if (s.sliding_window or max_model_len) >= max_model_len else s.sliding_window for s in specs]
         )
         layers_per_group = len(groups[0].layer_ids)
-        shape = backend.kv_cache_shape(1, config.cache.block_size, specs[0].num_kv_heads, specs[0].head_dim)
-        bytes_per_block = layers_per_group * self._dtype.itemsize * torch.Size(shape).numel()
+        shape = backend.kv_cache_shape(
+            1, config.cache.block_size, specs[0].num_kv_heads, specs[0].head_dim, self._cache_dtype
+        )
+        bytes_per_block = layers_per_group * self._cache_dtype.itemsize * torch.Size(shape).numel()
         plan = plan_memory(self._needs(bytes_per_block), config.cache, config.scheduler, groups)
         logger.info("%s", plan.table())
         shape = backend.kv_cache_shape(
-            plan.num_blocks, config.cache.block_size, specs[0].num_kv_heads, specs[0].head_dim
+            plan.num_blocks, config.cache.block_size, specs[0].num_kv_heads, specs[0].head_dim, self._cache_dtype
         )
         attach_attention(model, backend, groups)
         kv_layout = layout(plan, groups)
@@ -158,6 +163,6 @@ class Worker:
 
     def _allocate(self, shape: tuple[int, ...], groups: tuple[KVGroupSpec, ...]) -> list[Tensor]:
         """One tensor per place in a group; each layer gets the one of its place."""
-        places = [self._platform.zeros(shape, self._dtype) for _ in groups[0].layer_ids]
+        places = [self._platform.zeros(shape, self._cache_dtype) for _ in groups[0].layer_ids]
         by_layer = {layer_id: places[i] for group in groups for i, layer_id in enumerate(group.layer_ids)}
         return [by_layer[layer_id] for layer_id in range(len(by_layer))]

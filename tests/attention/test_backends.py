@@ -15,7 +15,7 @@ from octavo.attention.cpu_attn import CPUAttentionBackend
 from octavo.attention.torch_attn import QUERIES_PER_PIECE, TorchAttentionBackend
 from octavo.attention.torch_sdpa import TorchSDPABackend
 from octavo.kernels import torch_ops
-from octavo.kernels.cpu import CPUKernels, PagedCache
+from octavo.kernels.cpu import CPUKernels, PagedCache, page_shape
 
 BACKENDS = [
     *((backend, torch_ops, 4, 8) for backend in (TorchAttentionBackend, TorchSDPABackend)),
@@ -33,12 +33,13 @@ class Layer:
     sliding_window: int | None = None
     logits_soft_cap: float | None = None
 
-    def spec(self, dtype: torch.dtype, block_size: int) -> AttentionSpec:
+    def spec(self, dtype: torch.dtype, kv_cache_dtype: torch.dtype, block_size: int) -> AttentionSpec:
         return AttentionSpec(
             num_heads=self.num_heads,
             num_kv_heads=self.num_kv_heads,
             head_dim=self.head_dim,
             dtype=dtype,
+            kv_cache_dtype=kv_cache_dtype,
             sliding_window=self.sliding_window,
             logits_soft_cap=self.logits_soft_cap,
             block_size=block_size,
@@ -67,16 +68,19 @@ def run(
     lengths: list[tuple[int, int]],
     *,
     dtype: torch.dtype = torch.float32,
+    kv_cache_dtype: torch.dtype | None = None,
     causal: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """One step of requests with (tokens in the cache before, new tokens); what the backend and `naive` say."""
     torch.manual_seed(0)
     kind, kernels, block_size, layer.head_dim = backend
-    served = kind([layer.spec(dtype, block_size)], kernels)
+    cache_dtype = kv_cache_dtype or dtype
+    served = kind([layer.spec(dtype, cache_dtype, block_size)], kernels)
     seq_lens = [before + new for before, new in lengths]
     max_blocks = -(-max(seq_lens) // block_size)
     num_blocks = len(lengths) * max_blocks
-    cache = torch.randn(kind.kv_cache_shape(num_blocks, block_size, layer.num_kv_heads, layer.head_dim)).to(dtype)
+    shape = kind.kv_cache_shape(num_blocks, block_size, layer.num_kv_heads, layer.head_dim, cache_dtype)
+    cache = torch.zeros(shape, dtype=cache_dtype) if cache_dtype is torch.int8 else torch.randn(shape).to(cache_dtype)
     table = torch.randperm(num_blocks).int().view(len(lengths), max_blocks)
     steps: list[tuple[Tensor, Tensor, Tensor]] = []
     for row, (before, new) in enumerate(lengths):
@@ -115,7 +119,16 @@ def run(
     sizes = [x.shape[1] for x in (q, k, v)]
     q, k, v = torch.cat([q, k, v], dim=1).split(sizes, dim=1)
     ours = served.forward(layer, q, k, v, cache, metadata)
-    return ours, torch.cat([naive(layer, *step, causal) for step in steps])
+    held = [(q, as_held(keys, cache_dtype), as_held(values, cache_dtype)) for q, keys, values in steps]
+    return ours, torch.cat([naive(layer, *step, causal) for step in held])
+
+
+def as_held(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a cache of `dtype` makes of keys or values: int8 with a scale for each token and head."""
+    if dtype is not torch.int8:
+        return x.to(dtype)
+    scale = x.double().abs().amax(-1, keepdim=True) / 127
+    return (x.double() / scale).round() * scale
 
 
 def write(served: AttentionBackend, layer: Layer, cache: Tensor, keys: Tensor, values: Tensor, slots: Tensor) -> None:
@@ -174,6 +187,32 @@ def test_bfloat16(backend: Served, lengths: list[tuple[int, int]]) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kv_cache_dtype", [torch.float32, torch.bfloat16, torch.int8])
+def test_a_cache_of_another_dtype(backend: Served, dtype: torch.dtype, kv_cache_dtype: torch.dtype) -> None:
+    """Keys and values are rounded to the cache's dtype, and are then worth what they are worth there."""
+    if kv_cache_dtype is torch.int8 and backend[0] is not CPUAttentionBackend:
+        pytest.skip("it declines")
+    exact = dtype is kv_cache_dtype is torch.float32
+    for layer in (Layer(), Layer(sliding_window=7, logits_soft_cap=0.7)):
+        ours, expected = run(backend, layer, STEPS["mixed"], dtype=dtype, kv_cache_dtype=kv_cache_dtype)
+        assert ours.dtype == dtype
+        assert (ours - expected).abs().max() < (1e-5 if exact else 0.03)
+
+
+@pytest.mark.parametrize("kernels", CPP_KERNELS.values(), ids=CPP_KERNELS)
+@pytest.mark.parametrize("group", [1, 3, 4, 5, 8, 12, 16])
+@pytest.mark.parametrize("head_dim", [16, 48, 64, 256])
+def test_groups_and_sizes_of_heads(kernels: CPUKernels, group: int, head_dim: int) -> None:
+    layer = Layer(num_heads=2 * group, scale=head_dim**-0.5)
+    served = (CPUAttentionBackend, kernels, 32, head_dim)
+    lengths = [(0, 37), (70, 1), (300, 2)]
+    for dtype, bound in ((torch.float32, 1e-5), (torch.bfloat16, 0.03), (torch.int8, 0.03)):
+        ours, expected = run(served, replace(layer), lengths, kv_cache_dtype=dtype)
+        assert (ours - expected).abs().max() < bound
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_all_tokens_see_all_when_not_causal(backend: Served) -> None:
     ours, expected = run(backend, Layer(), STEPS["mixed"], causal=False)
     assert (ours - expected).abs().max() < 1e-5
@@ -188,16 +227,16 @@ def test_long_prompt_is_cut_into_pieces(sliding_window: int | None) -> None:
 
 @pytest.mark.parametrize("kernels", CPP_KERNELS.values(), ids=CPP_KERNELS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kv_cache_dtype", [torch.float32, torch.bfloat16, torch.int8])
 @pytest.mark.parametrize("sliding_window", [None, 700])
 def test_a_query_does_not_depend_on_what_is_beside_it(
-    kernels: CPUKernels, dtype: torch.dtype, sliding_window: int | None
+    kernels: CPUKernels, dtype: torch.dtype, kv_cache_dtype: torch.dtype, sliding_window: int | None
 ) -> None:
     """Bit for bit: as part of a prompt, of a chunk, alone, and with its segments on several threads or on one."""
     torch.manual_seed(1)
     num_heads, num_kv_heads, head_dim, block_size, length = 6, 2, 32, 32, 1300
-    cache = PagedCache(
-        torch.zeros(64, num_kv_heads, 2, block_size * head_dim, dtype=dtype), num_kv_heads, head_dim, block_size
-    )
+    shape = page_shape(num_kv_heads, block_size, head_dim, kv_cache_dtype)
+    cache = PagedCache(torch.zeros(64, *shape, dtype=kv_cache_dtype), num_kv_heads, head_dim, block_size)
     table = torch.randperm(64)[: -(-length // block_size)].int()[None]
     slots = table[0, torch.arange(length) // block_size].long() * block_size + torch.arange(length) % block_size
     k, v = torch.randn(2, length, num_kv_heads, head_dim).to(dtype)

@@ -19,6 +19,7 @@ SPEC = AttentionSpec(
     num_kv_heads=2,
     head_dim=16,
     dtype=torch.float32,
+    kv_cache_dtype=torch.float32,
     sliding_window=None,
     logits_soft_cap=None,
     block_size=16,
@@ -35,6 +36,19 @@ def test_the_kernels_in_cpp_are_first() -> None:
     assert select_backend(None, ORDER, [SPEC], CPU, BEST_KERNELS).name == "CPU_ATTN"
     for change in ({"head_dim": 24}, {"block_size": 8}, {"dtype": torch.float16}):
         assert select_backend(None, ORDER, [replace(SPEC, **change)], CPU, BEST_KERNELS).name == "TORCH_ATTN"
+
+
+@pytest.mark.skipif(not CPP_KERNELS, reason="the C++ kernels are not built")
+def test_a_cache_of_int8_is_for_the_kernels_in_cpp() -> None:
+    spec = replace(SPEC, kv_cache_dtype=torch.int8)
+    assert select_backend(None, ORDER, [spec], CPU, BEST_KERNELS).name == "CPU_ATTN"
+    assert (
+        select_backend(None, ORDER, [replace(SPEC, kv_cache_dtype=torch.float16)], CPU, BEST_KERNELS).name
+        == "TORCH_ATTN"
+    )
+    for name in ("TORCH_ATTN", "TORCH_SDPA"):
+        with pytest.raises(ConfigError, match="its KV cache is of floating point, not torch.int8"):
+            select_backend(name, ORDER, [spec], CPU, BEST_KERNELS)
 
 
 def test_without_the_kernels_in_cpp() -> None:

@@ -23,7 +23,7 @@ class PagedRunner:
     def __init__(self, model: CausalLM, *, num_requests: int, max_len: int, block_size: int, backend: str) -> None:
         self.model, self.block_size = model, block_size
         layers = model.attention_layers()
-        specs = [layer.spec(torch.float32, block_size) for layer in layers]
+        specs = [layer.spec(torch.float32, torch.float32, block_size) for layer in layers]
         kernels = BEST_KERNELS if backend == "CPU_ATTN" else torch_ops
         self.backend = select_backend(backend, [backend], specs, torch.device("cpu"), kernels)
         windows = list(dict.fromkeys(spec.sliding_window for spec in specs))
@@ -38,7 +38,9 @@ class PagedRunner:
         attach_attention(model, self.backend, self.groups)
         blocks_each = -(-max_len // block_size)
         num_blocks = num_requests * blocks_each * len(self.groups)
-        shape = self.backend.kv_cache_shape(num_blocks, block_size, specs[0].num_kv_heads, specs[0].head_dim)
+        shape = self.backend.kv_cache_shape(
+            num_blocks, block_size, specs[0].num_kv_heads, specs[0].head_dim, torch.float32
+        )
         # Numbers that a wrong read would show.
         self.kv_caches = [torch.full(shape, 1e4) for _ in layers]
         order = torch.randperm(num_blocks, generator=torch.Generator().manual_seed(1)).int()
