@@ -57,6 +57,7 @@ def opened_model() -> OpenedModel:
             load=LoadConfig(load_format="dummy", use_tqdm_on_load=False, seed=0),
             attention=AttentionConfig(backend=None),
             cache=CacheConfig(
+                dtype="float32",
                 block_size=LAYOUT.block_size,
                 gpu_memory_utilization=0.5,
                 kv_cache_memory_bytes=None,

@@ -47,7 +47,7 @@ def test_a_cache_of_int8_is_for_the_kernels_in_cpp() -> None:
         == "TORCH_ATTN"
     )
     for name in ("TORCH_ATTN", "TORCH_SDPA"):
-        with pytest.raises(ConfigError, match="its KV cache is of floating point, not torch.int8"):
+        with pytest.raises(ConfigError, match="its KV cache is of floating point, not"):
             select_backend(name, ORDER, [spec], CPU, BEST_KERNELS)
 
 
