@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from all_kernels import CPP_KERNELS
-from kernels.test_cpu_quant import random_blocks
+from gguf_blocks import random_blocks
 from torch import Tensor
 
 from octavo.kernels import torch_ops

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from gguf_blocks import random_blocks
 from torch import Tensor
 
 from octavo.kernels.gguf import BLOCK_FORMATS, dequantize
@@ -15,20 +15,9 @@ _cpu = pytest.importorskip("octavo._cpu")
 
 GGUF_TYPES = ["Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K"]
 TYPES = ["int8", *GGUF_TYPES]
-HALVES = {"Q8_0": (0,), "Q4_0": (0,), "Q4_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 ISAS = _cpu.usable_isas()
 TEAMS = {isa: _cpu.Team(2, isa) for isa in ISAS}
-
-
-def random_blocks(type_name: str, num_rows: int, num_columns: int, seed: int = 0) -> Tensor:
-    """Rows of random blocks: every bit pattern but for the scales, which are ordinary numbers."""
-    rng = np.random.default_rng(seed)
-    columns, size = BLOCK_FORMATS[type_name]
-    blocks = rng.integers(0, 256, (num_rows * num_columns // columns, size), dtype=np.uint8)
-    for start in HALVES[type_name]:
-        blocks[:, start : start + 2] = rng.normal(0, 0.05, (len(blocks), 1)).astype(np.float16).view(np.uint8)
-    return torch.from_numpy(blocks.reshape(num_rows, -1))
 
 
 def packed(type_name: str, n: int, k: int, seed: int = 0) -> tuple[Any, Tensor]:
