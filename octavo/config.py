@@ -193,7 +193,7 @@ class CacheConfig:
     kv_cache_memory_bytes: int | None
     num_gpu_blocks_override: int | None
     enable_prefix_caching: bool
-    sparing: bool = False  # nobody asked for that much memory: old content makes room before more is taken
+    sparing: bool = False  # nobody named its size: old content makes room before more memory is taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,7 +298,6 @@ def resolve(args: EngineArgs, checkpoint: Checkpoint, device: DeviceTraits) -> E
             num_gpu_blocks_override=args.num_gpu_blocks_override,
             enable_prefix_caching=args.enable_prefix_caching,
             sparing=device.memory_on_touch
-            and args.gpu_memory_utilization is None
             and args.kv_cache_memory_bytes is None
             and args.num_gpu_blocks_override is None,
         ),
