@@ -1,0 +1,114 @@
+"""Paged attention on a GPU, for any mix of prompts, chunks of prompts and single tokens: tensors in, tensors out.
+
+This room decides which kernel serves which requests, from numbers that the host knows without asking the device:
+requests with one new token go to the decode kernel, others to the prefill kernel, and each finds its own in the batch.
+A step in which all have few new tokens (one, or some that were guessed) is the decode kernel's alone.
+The cache's layout is described in `triton_cache`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from octavo.kernels.triton_attention_decode import decode_attention
+from octavo.kernels.triton_attention_prefill import make_tile_map, prefill_attention, tile_queries
+from octavo.kernels.triton_attention_tiles import AttentionTiles, choose_num_splits, choose_tiles
+from octavo.kernels.triton_launch import gpu_traits
+from octavo.kernels.triton_softmax import PagedBatch, Scoring
+
+MAX_DECODE_QUERIES = 8
+MAX_DECODE_ROWS = 64  # query heads of all queries of a request that share a KV head
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPlan:
+    """How one step's attention is done, for all layers with the same heads and window."""
+
+    tiles: AttentionTiles
+    decode_queries: int  # the most new tokens of a request that the decode kernel serves; 0: it is not needed
+    num_splits: int
+    early: bool  # the decode kernel reads its first keys before the kernel in front of it is done
+    tile_map: Tensor | None  # int32 [N, 2], of the prefill kernel; None: it is not needed
+
+
+def plan_attention(
+    query_start_loc: Tensor,
+    *,
+    num_reqs: int,
+    num_tokens: int,
+    max_query_len: int,
+    max_seq_len: int,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    dtype: torch.dtype,
+    sliding_window: int = 0,
+    tiles: AttentionTiles | None = None,
+) -> AttentionPlan:
+    """The plan for `num_reqs` requests with `num_tokens` new tokens, at most `max_query_len` each.
+
+    For a CUDA graph `max_seq_len` is the longest context that it will ever see. query_start_loc, int32 [num_reqs + 1],
+    is read by a kernel when there is a prompt, and never by the host. `tiles` other than the table's are for tuning.
+    """
+    traits = gpu_traits(query_start_loc.device)
+    tiles = tiles or choose_tiles(traits, head_dim, dtype)
+    few = max_query_len <= MAX_DECODE_QUERIES and max_query_len * (num_heads // num_kv_heads) <= MAX_DECODE_ROWS
+    all_alike = num_tokens == num_reqs * max_query_len
+    decode_queries = max_query_len if few else 0 if all_alike else 1
+    tile_map = None
+    if not few:
+        num_queries = tile_queries(tiles.prefill, num_heads, num_kv_heads)
+        tile_map = make_tile_map(query_start_loc, num_reqs, num_tokens, num_queries, decode_queries)
+    visible = min(max_seq_len, sliding_window + max_query_len) if sliding_window else max_seq_len
+    num_splits = choose_num_splits(tiles, num_reqs * num_kv_heads, visible)
+    # Of several requests one may see tokens that another writes in this step: blocks of a prefix that they share.
+    early = num_reqs == 1 and traits.dependent_launch
+    return AttentionPlan(tiles, decode_queries, num_splits, early, tile_map)
+
+
+def paged_attention(
+    q: Tensor,
+    kv_cache: Tensor,
+    plan: AttentionPlan,
+    *,
+    query_start_loc: Tensor,
+    seq_lens: Tensor,
+    block_table: Tensor,
+    scale: float,
+    soft_cap: float = 0.0,
+    sliding_window: int = 0,
+    causal: bool = True,
+) -> Tensor:
+    """Attention of the new tokens of R requests over their cached tokens, the new ones included.
+
+    q [T, Hq, D], float32, float16 or bfloat16, the heads of a token next to each other; query_start_loc int32 [R + 1];
+    seq_lens int32 [R]; block_table int32 [R, W], whose entries are read only where a query sees a token of that block.
+    soft_cap: scores become soft_cap * tanh(scores / soft_cap); 0: they stay. sliding_window: tokens that a query sees,
+    itself included; 0: all. Sums are float32, and taken in the same order each time.
+
+    A request of seq_len 0 has zeros as its result, one without new tokens has none; that is how a CUDA graph is padded.
+    With `plan.early` seq_lens, block_table and query_start_loc are read before the kernels in front of this one are
+    done: what writes them in the same step must not itself let dependent launches start.
+
+    Returns [T, Hq, D], contiguous.
+    """
+    assert q.stride()[1:] == (q.shape[2], 1)
+    assert kv_cache.is_contiguous()
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    batch = PagedBatch(query_start_loc, seq_lens, block_table)
+    scoring = Scoring(scale, soft_cap, sliding_window, causal)
+    if plan.tile_map is not None:
+        prefill_attention(out, q, kv_cache, batch, scoring, plan.tiles.prefill, plan.tile_map)
+    if plan.decode_queries:
+        tile = plan.tiles.split if plan.num_splits > 1 else plan.tiles.whole
+        decode_attention(
+            *(out, q, kv_cache, batch, scoring, tile),
+            num_queries=plan.decode_queries,
+            num_splits=plan.num_splits,
+            early=plan.early,
+            dependent=gpu_traits(q.device).dependent_launch,
+        )
+    return out

@@ -1,0 +1,85 @@
+"""Tile sizes of the Triton attention kernels, by head size and family of GPU: a table, so nothing is tuned at start.
+
+The rows for head size 128 of `hopper` were measured on an H100; the others follow from them by keeping the bytes of a
+tile, and were chosen so that nothing spills and shared memory suffices. A tuning script hands other tiles to the
+kernels. Knows no kernel, and is imported without Triton.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from octavo.kernels.triton_launch import GpuTraits
+
+MAX_SPLITS = 128
+PROGRAMS_PER_PROCESSOR = 4  # of decode attention: enough to keep the memory busy
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeTile:
+    """One program of decode attention."""
+
+    tokens: int  # keys read at a time; a power of two, at least 16
+    num_warps: int
+    stages: int  # depth of the software pipeline
+    min_rows: int = 1  # query heads are padded to this many, where the tensor cores take no fewer
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillTile:
+    """One program of prefill attention."""
+
+    rows: int  # pairs of a query and a head, all heads of a group together; a power of two
+    tokens: int
+    num_warps: int
+    stages: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionTiles:
+    split: DecodeTile  # few requests: each is split over several programs
+    whole: DecodeTile  # many requests: one program for each request and KV head
+    prefill: PrefillTile
+    max_programs: int  # requests are split until there are about so many programs
+
+
+# Keys: head size padded to a power of two, for numbers of 16 bits.
+_TABLE: dict[str, dict[int, tuple[DecodeTile, DecodeTile, PrefillTile]]] = {
+    "hopper": {
+        64: (DecodeTile(64, 2, 3), DecodeTile(128, 4, 3), PrefillTile(64, 64, 4, 3)),
+        128: (DecodeTile(32, 2, 3), DecodeTile(64, 4, 3), PrefillTile(64, 64, 4, 3)),
+        256: (DecodeTile(16, 2, 3), DecodeTile(32, 4, 3), PrefillTile(64, 32, 4, 2)),
+    },
+    "ampere": {
+        64: (DecodeTile(64, 2, 3), DecodeTile(128, 4, 3), PrefillTile(64, 64, 4, 3)),
+        128: (DecodeTile(32, 2, 3), DecodeTile(64, 4, 3), PrefillTile(64, 64, 4, 2)),
+        256: (DecodeTile(16, 2, 3), DecodeTile(32, 4, 3), PrefillTile(64, 32, 8, 2)),
+    },
+    # The matrix cores take 16 rows; 64 KB of shared memory.
+    "amd": {
+        64: (DecodeTile(64, 2, 2, 16), DecodeTile(128, 4, 2, 16), PrefillTile(64, 64, 4, 2)),
+        128: (DecodeTile(32, 2, 2, 16), DecodeTile(64, 4, 2, 16), PrefillTile(64, 64, 4, 2)),
+        256: (DecodeTile(32, 4, 2, 16), DecodeTile(32, 4, 2, 16), PrefillTile(64, 32, 4, 2)),
+    },
+}
+
+
+def choose_tiles(traits: GpuTraits, head_dim: int, dtype: torch.dtype) -> AttentionTiles:
+    """The table's choice for heads of `head_dim` (at most 256) of `dtype`."""
+    split, whole, prefill = _TABLE[traits.family][max(64, 1 << (head_dim - 1).bit_length())]
+    if dtype.itemsize == 4:  # multiplied exactly, without tensor cores: smaller tiles hold as many bytes
+        split, whole = (replace(tile, tokens=max(16, tile.tokens // 2), stages=2) for tile in (split, whole))
+        prefill = PrefillTile(32, 32 if head_dim <= 128 else 16, 4, 2)
+    return AttentionTiles(split, whole, prefill, PROGRAMS_PER_PROCESSOR * traits.num_processors)
+
+
+def choose_num_splits(tiles: AttentionTiles, num_programs: int, max_tokens: int) -> int:
+    """How many programs share the keys of a request: a power of two, from what is fixed for a CUDA graph.
+
+    `num_programs` are requests times KV heads, `max_tokens` the most keys that a request can have.
+    """
+    wanted = max(1, min(MAX_SPLITS, tiles.max_programs // num_programs))
+    useful = -(-max_tokens // tiles.split.tokens)
+    return min(1 << (wanted.bit_length() - 1), 1 << max(0, useful - 1).bit_length())

@@ -1,0 +1,119 @@
+"""Requests with a paged KV cache whose unused places hold not-a-number, and what attention over them must give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Heads:
+    """An attention layer, and the numbers that it is computed with."""
+
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    head_dim: int = 64
+    block_size: int = 16
+    dtype: torch.dtype = torch.float32
+    sliding_window: int = 0
+    soft_cap: float = 0.0
+    causal: bool = True
+    scale: float = 0.2
+
+
+@dataclass
+class PagedCase:
+    """One step of requests with (tokens in the cache before, new tokens), written to the cache already.
+
+    Block -1 exists and holds not-a-number: it stands for all blocks that may not be read.
+    """
+
+    heads: Heads
+    lengths: list[tuple[int, int]]
+    device: str = "cpu"
+    padding: int = 0  # requests without tokens at the end, as in a CUDA graph
+    q: Tensor = field(init=False)
+    kv_cache: Tensor = field(init=False)
+    batch: dict[str, Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        heads, size = self.heads, self.heads.block_size
+        generator = torch.Generator().manual_seed(sum(map(sum, self.lengths)))
+        num_tokens = sum(new for _, new in self.lengths)
+        width = heads.num_heads * heads.head_dim
+        wide = torch.randn(num_tokens + self.padding, width + 32, generator=generator).to(heads.dtype)
+        self.q = wide.to(self.device)[:, :width].unflatten(1, (heads.num_heads, heads.head_dim))
+        needed = [-(-(before + new) // size) for before, new in self.lengths]
+        order = (torch.randperm(sum(needed), generator=generator) + 1).int()
+        blocks = torch.full((1 + sum(needed), 2, heads.num_kv_heads, size, heads.head_dim), float("nan"))
+        table = torch.full((len(self.lengths) + self.padding, max(needed) + 1), -1, dtype=torch.int32)
+        self.keys: list[Tensor] = []
+        for row, (before, new) in enumerate(self.lengths):
+            length = before + new
+            keys = torch.randn(length, 2, heads.num_kv_heads, heads.head_dim, generator=generator).to(heads.dtype)
+            mine = order[sum(needed[:row]) : sum(needed[: row + 1])]
+            for position in range(length):
+                blocks[mine[position // size], :, :, position % size] = keys[position].float()
+            gone = max(0, before + 1 - heads.sliding_window) // size if heads.sliding_window else 0
+            table[row, gone : len(mine)] = mine[gone:] - 1
+            blocks[mine[:gone].long()] = float("nan")
+            self.keys.append(keys)
+        self.kv_cache = blocks.to(heads.dtype).to(self.device)[1:]
+        starts = [0]
+        for new in [new for _, new in self.lengths] + [1] * self.padding:
+            starts.append(starts[-1] + new)
+        seq_lens = [before + new for before, new in self.lengths] + [0] * self.padding
+        self.batch = {
+            "query_start_loc": torch.tensor(starts, dtype=torch.int32, device=self.device),
+            "seq_lens": torch.tensor(seq_lens, dtype=torch.int32, device=self.device),
+            "block_table": table.to(self.device),
+        }
+
+    def plan_arguments(self) -> dict[str, Any]:
+        """What `plan_attention` asks of the host."""
+        heads = self.heads
+        return {
+            "num_reqs": len(self.lengths) + self.padding,
+            "num_tokens": self.q.shape[0],
+            "max_query_len": max(new for _, new in self.lengths),
+            "max_seq_len": max(map(sum, self.lengths)),
+            "num_heads": heads.num_heads,
+            "num_kv_heads": heads.num_kv_heads,
+            "head_dim": heads.head_dim,
+            "dtype": heads.dtype,
+            "sliding_window": heads.sliding_window,
+        }
+
+    def scoring(self) -> dict[str, Any]:
+        """What `paged_attention` must know of the layer."""
+        heads = self.heads
+        return {
+            "scale": heads.scale,
+            "soft_cap": heads.soft_cap,
+            "sliding_window": heads.sliding_window,
+            "causal": heads.causal,
+        }
+
+    def expected(self) -> Tensor:
+        """float32 [T, Hq, D], in plain torch over keys that lie in one piece; zeros for the padding."""
+        heads = self.heads
+        out = torch.zeros(self.q.shape, device=self.device)
+        group = heads.num_heads // heads.num_kv_heads
+        at = 0
+        for keys, (before, new) in zip(self.keys, self.lengths, strict=True):
+            k, v = (x.float().to(self.device).repeat_interleave(group, 1) for x in keys.unbind(1))
+            scores = torch.einsum("qhd,khd->hqk", self.q[at : at + new].float(), k) * heads.scale
+            if heads.soft_cap:
+                scores = heads.soft_cap * torch.tanh(scores / heads.soft_cap)
+            position = torch.arange(before, before + new, device=self.device)[:, None]
+            distance = position - torch.arange(before + new, device=self.device)
+            hidden = distance < 0 if heads.causal else torch.zeros_like(distance, dtype=torch.bool)
+            if heads.sliding_window:
+                hidden |= distance >= heads.sliding_window
+            weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
+            out[at : at + new] = torch.einsum("hqk,khd->qhd", weights, v)
+            at += new
+        return out
