@@ -126,7 +126,6 @@ def make_tile_map(query_start_loc: Tensor, num_reqs: int, num_tokens: int, num_q
         SHORT=num_short,
         STEP=256,
         num_warps=4,
-        dependent=False,
     )
     return tile_map
 
