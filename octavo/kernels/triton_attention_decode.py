@@ -40,7 +40,7 @@ def _decode_kernel(
     ROWS: tl.constexpr, QUERIES: tl.constexpr, TOKENS: tl.constexpr, STAGES: tl.constexpr, SPLIT: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, EARLY: tl.constexpr, PDL: tl.constexpr
 ):  # fmt: skip
-    """Program (KV head, row of the batch, split). EARLY: reads its first tile before gdc_wait, if an earlier step wrote it."""
+    """Program (KV head, row of the batch, split). EARLY: a first tile of earlier steps is read before gdc_wait."""
     if PDL:
         gdc_launch_dependents()
         if not EARLY:
@@ -168,8 +168,8 @@ def decode_attention(
 ) -> None:
     """Fills the rows of `out` [T, Hq, D] that belong to requests with at most `num_queries` new tokens.
 
-    `early`: keys of tokens before a request's new ones, and the tensors of `batch`, are not written by a kernel that may
-    still run when this one starts.
+    `early`: keys of tokens before a request's new ones, and the tensors of `batch`, are not written by a kernel that
+    may still run when this one starts.
     """
     num_heads, head_dim = q.shape[1:]
     num_kv_heads, page = kv_cache.shape[2:4]

@@ -54,7 +54,7 @@ _TABLE: dict[str, dict[int, tuple[DecodeTile, DecodeTile, PrefillTile]]] = {
     },
     "ampere": {
         64: (DecodeTile(64, 2, 3), DecodeTile(128, 4, 3), PrefillTile(64, 64, 4, 3)),
-        128: (DecodeTile(32, 2, 3), DecodeTile(64, 4, 3), PrefillTile(64, 64, 4, 2)),
+        128: (DecodeTile(32, 2, 3), DecodeTile(64, 4, 3), PrefillTile(64, 32, 4, 3)),
         256: (DecodeTile(16, 2, 3), DecodeTile(32, 4, 3), PrefillTile(64, 32, 8, 2)),
     },
     # The matrix cores take 16 rows; 64 KB of shared memory.
@@ -71,7 +71,7 @@ def choose_tiles(traits: GpuTraits, head_dim: int, dtype: torch.dtype) -> Attent
     split, whole, prefill = _TABLE[traits.family][max(64, 1 << (head_dim - 1).bit_length())]
     if dtype.itemsize == 4:  # multiplied exactly, without tensor cores: smaller tiles hold as many bytes
         split, whole = (replace(tile, tokens=max(16, tile.tokens // 2), stages=2) for tile in (split, whole))
-        prefill = PrefillTile(32, 32 if head_dim <= 128 else 16, 4, 2)
+        prefill = PrefillTile(32, 32 if head_dim <= 128 else 16, 8, 2)
     return AttentionTiles(split, whole, prefill, PROGRAMS_PER_PROCESSOR * traits.num_processors)
 
 

@@ -1,0 +1,103 @@
+"""TRITON_ATTN: attention on NVIDIA and AMD GPUs by kernels in Triton, for any mix of prompts and single tokens.
+
+Nothing is asked of the device: a step's plan follows from what the host knows. Triton is imported when a backend is
+made, so that octavo runs where it is not installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import import_module
+from importlib.util import find_spec
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from octavo.attention.base import AttentionBackend, AttentionLayer, AttentionMetadata, AttentionSpec
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+MAX_HEAD_DIM = 256
+MAX_GROUP = 32  # query heads that share a KV head; one tile of queries has room for so many
+MIN_CAPABILITY = (8, 0)
+
+
+class TritonAttentionBackend(AttentionBackend):
+    """The cache's layout is described in `octavo.kernels.triton_cache`."""
+
+    name: ClassVar[str] = "TRITON_ATTN"
+
+    def __init__(self, specs: Sequence[AttentionSpec], kernels: object) -> None:
+        super().__init__(specs, kernels)
+        self._num_heads = sorted({spec.num_heads for spec in specs})
+        self._attention = import_module("octavo.kernels.triton_attention")
+        self._cache = import_module("octavo.kernels.triton_cache")
+
+    @classmethod
+    def declines(cls, spec: AttentionSpec, device: torch.device, kernels: object) -> str | None:
+        if device.type != "cuda":
+            return f"serves NVIDIA and AMD GPUs, not {device.type}"
+        if find_spec("triton") is None:
+            return "the package triton is not installed; it comes with torch for a GPU"
+        if torch.version.hip is None and (capability := torch.cuda.get_device_capability(device)) < MIN_CAPABILITY:
+            return f"needs compute capability {_dotted(MIN_CAPABILITY)} or more, and this GPU has {_dotted(capability)}"
+        return _unserved(spec)
+
+    @staticmethod
+    def kv_cache_shape(num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int) -> tuple[int, ...]:
+        return (num_blocks, 2, num_kv_heads, block_size, head_dim)
+
+    def build(self, metadata: AttentionMetadata, sliding_window: int | None) -> AttentionMetadata:
+        """The plan is a dictionary: layers with as many query heads share an `AttentionPlan`."""
+        plans = {
+            num_heads: self._attention.plan_attention(
+                metadata.query_start_loc,
+                num_reqs=metadata.num_reqs,
+                num_tokens=metadata.num_tokens,
+                max_query_len=metadata.max_query_len,
+                max_seq_len=metadata.max_seq_len,
+                num_heads=num_heads,
+                num_kv_heads=self.num_kv_heads,
+                head_dim=self.head_dim,
+                dtype=self.dtype,
+                sliding_window=sliding_window or 0,
+            )
+            for num_heads in self._num_heads
+        }
+        return replace(metadata, plan=plans)
+
+    def forward(
+        self, layer: AttentionLayer, q: Tensor, k: Tensor, v: Tensor, kv_cache: Tensor, metadata: AttentionMetadata
+    ) -> Tensor:
+        self._cache.cache_write(kv_cache, k, v, metadata.slot_mapping)
+        out: Tensor = self._attention.paged_attention(
+            q,
+            kv_cache,
+            metadata.plan[layer.num_heads],
+            query_start_loc=metadata.query_start_loc,
+            seq_lens=metadata.seq_lens,
+            block_table=metadata.block_table,
+            scale=layer.scale,
+            soft_cap=layer.logits_soft_cap or 0.0,
+            sliding_window=layer.sliding_window or 0,
+            causal=metadata.causal,
+        )
+        return out
+
+
+def _unserved(spec: AttentionSpec) -> str | None:
+    """What the kernels do not serve on any GPU."""
+    if spec.dtype not in DTYPES:
+        return f"serves {', '.join(map(str, DTYPES))}, not {spec.dtype}"
+    if spec.head_dim % 16 or spec.head_dim > MAX_HEAD_DIM:
+        return f"head_dim must be a multiple of 16 up to {MAX_HEAD_DIM}, and is {spec.head_dim}"
+    if spec.block_size < 16 or spec.block_size & (spec.block_size - 1):
+        return f"block_size must be a power of two from 16 on, and is {spec.block_size}"
+    if spec.num_heads // spec.num_kv_heads > MAX_GROUP:
+        return f"at most {MAX_GROUP} query heads may share a KV head, and {spec.num_heads // spec.num_kv_heads} do"
+    return None
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return f"{capability[0]}.{capability[1]}"
