@@ -55,8 +55,8 @@ class PagedCase:
             length = before + new
             keys = torch.randn(length, 2, heads.num_kv_heads, heads.head_dim, generator=generator).to(heads.dtype)
             mine = order[sum(needed[:row]) : sum(needed[: row + 1])]
-            for position in range(length):
-                blocks[mine[position // size], :, :, position % size] = keys[position].float()
+            position = torch.arange(length)
+            blocks[mine.long()[position // size], :, :, position % size] = keys.float()
             gone = max(0, before + 1 - heads.sliding_window) // size if heads.sliding_window else 0
             table[row, gone : len(mine)] = mine[gone:] - 1
             blocks[mine[:gone].long()] = float("nan")
