@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from octavo.attention.base import AttentionBackend, AttentionMetadata, AttentionSpec
+
 
 @dataclass(frozen=True)
 class Heads:
@@ -22,6 +24,21 @@ class Heads:
     soft_cap: float = 0.0
     causal: bool = True
     scale: float = 0.2
+
+    @property
+    def logits_soft_cap(self) -> float | None:
+        return self.soft_cap or None
+
+    def spec(self) -> AttentionSpec:
+        return AttentionSpec(
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+            dtype=self.dtype,
+            sliding_window=self.sliding_window or None,
+            logits_soft_cap=self.logits_soft_cap,
+            block_size=self.block_size,
+        )
 
 
 @dataclass
@@ -117,3 +134,27 @@ class PagedCase:
             out[at : at + new] = torch.einsum("hqk,khd->qhd", weights, v)
             at += new
         return out
+
+
+def through_backend(case: PagedCase, kind: type[AttentionBackend]) -> Tensor:
+    """What a backend of `kind` gives for a case of whole prompts, whose keys it writes to a cache of its own."""
+    heads, size = case.heads, case.heads.block_size
+    assert all(before == 0 for before, _ in case.lengths)
+    backend = kind([heads.spec()], None)
+    shape = backend.kv_cache_shape(case.kv_cache.shape[0], size, heads.num_kv_heads, heads.head_dim)
+    k, v = torch.cat(case.keys).to(case.device).unbind(1)
+    table = case.batch["block_table"].tolist()
+    slots = [
+        table[row][at // size] * size + at % size for row, (_, new) in enumerate(case.lengths) for at in range(new)
+    ]
+    metadata = AttentionMetadata(
+        **case.batch,
+        slot_mapping=torch.tensor(slots, device=case.device),
+        num_reqs=len(case.lengths),
+        num_tokens=len(slots),
+        max_query_len=max(new for _, new in case.lengths),
+        max_seq_len=max(new for _, new in case.lengths),
+    )
+    metadata = backend.build(metadata, heads.sliding_window or None)
+    cache = torch.zeros(shape, dtype=heads.dtype, device=case.device)
+    return backend.forward(heads, case.q, k, v, cache, metadata)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from paged_case import Heads, PagedCase
+from paged_case import Heads, PagedCase, through_backend
 from torch import Tensor
+
+from octavo.attention.triton_attn import TritonAttentionBackend
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
@@ -137,55 +139,12 @@ def test_a_graph_serves_other_lengths_than_it_was_captured_with() -> None:
             assert (out[row].float() - expected).abs().max() < BOUNDS[heads.dtype]
 
 
-@dataclass
-class Layer:
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    scale: float
-    sliding_window: int | None = None
-    logits_soft_cap: float | None = None
-
-
 def test_the_backend_writes_and_attends() -> None:
-    from octavo.attention.base import AttentionMetadata, AttentionSpec
-    from octavo.attention.triton_attn import TritonAttentionBackend
-
-    heads = LAYERS["group-14-2"]
-    case = PagedCase(heads, [(0, 40), (0, 1), (0, 23)], "cuda")
-    layer = Layer(heads.num_heads, heads.num_kv_heads, heads.head_dim, heads.scale)
-    spec = AttentionSpec(
-        num_heads=heads.num_heads,
-        num_kv_heads=heads.num_kv_heads,
-        head_dim=heads.head_dim,
-        dtype=heads.dtype,
-        sliding_window=None,
-        logits_soft_cap=None,
-        block_size=heads.block_size,
-    )
-    assert TritonAttentionBackend.declines(spec, torch.device("cuda"), None) is None
-    backend = TritonAttentionBackend([spec], None)
-    k, v = torch.cat(case.keys).to("cuda").unbind(1)
-    slots = [
-        int(case.batch["block_table"][row, at // 16]) * 16 + at % 16
-        for row, (_, new) in enumerate(case.lengths)
-        for at in range(new)
-    ]
-    cache = torch.zeros(
-        backend.kv_cache_shape(case.kv_cache.shape[0], 16, heads.num_kv_heads, heads.head_dim),
-        dtype=heads.dtype,
-        device="cuda",
-    )
-    metadata = AttentionMetadata(
-        **case.batch,
-        slot_mapping=torch.tensor(slots, device="cuda"),
-        num_reqs=3,
-        num_tokens=64,
-        max_query_len=40,
-        max_seq_len=40,
-    )
-    ours = backend.forward(layer, case.q, k, v, cache, backend.build(metadata, None))
-    assert (ours.float() - case.expected()).abs().max() < BOUNDS[heads.dtype]
+    for heads in (LAYERS["group-14-2"], LAYERS["window-and-soft-cap"]):
+        assert TritonAttentionBackend.declines(heads.spec(), torch.device("cuda"), None) is None
+        case = PagedCase(heads, [(0, 40), (0, 1), (0, 23)], "cuda")
+        ours = through_backend(case, TritonAttentionBackend)
+        assert (ours.float() - case.expected()).abs().max() < BOUNDS[heads.dtype]
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)

@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 import torch
-from paged_case import Heads, PagedCase
+from paged_case import Heads, PagedCase, through_backend
 from torch import Tensor
+
+from octavo.attention.triton_attn import TritonAttentionBackend
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -125,6 +127,13 @@ def test_the_first_tile_read_early(heads: Heads, monkeypatch: pytest.MonkeyPatch
     for lengths in ([(47, 1)], [(48, 1)], [(0, 1)], [(90, 3)]):
         for num_splits in (0, 4):
             check(PagedCase(heads, lengths), num_splits=num_splits)
+
+
+@inside
+@pytest.mark.parametrize("heads", [LAYERS["plain"], LAYERS["window-and-soft-cap"], LAYERS["odd-group"]])
+def test_the_backend_writes_and_attends(heads: Heads) -> None:
+    case = PagedCase(heads, [(0, 20), (0, 1), (0, 16)])
+    assert (through_backend(case, TritonAttentionBackend) - case.expected()).abs().max() < 1e-5
 
 
 @inside
