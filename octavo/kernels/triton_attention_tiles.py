@@ -71,7 +71,7 @@ def choose_tiles(traits: GpuTraits, head_dim: int, dtype: torch.dtype) -> Attent
     split, whole, prefill = _TABLE[traits.family][max(64, 1 << (head_dim - 1).bit_length())]
     if dtype.itemsize == 4:  # multiplied exactly, without tensor cores: smaller tiles hold as many bytes
         split, whole = (replace(tile, tokens=max(16, tile.tokens // 2), stages=2) for tile in (split, whole))
-        prefill = PrefillTile(32, 32 if head_dim <= 128 else 16, 8, 2)
+        prefill = PrefillTile(32, 16, 8, 2)
     return AttentionTiles(split, whole, prefill, PROGRAMS_PER_PROCESSOR * traits.num_processors)
 
 
