@@ -113,9 +113,8 @@ def make_tile_map(query_start_loc: Tensor, num_reqs: int, num_tokens: int, num_q
     N is the most tiles that `num_tokens` new tokens of `num_reqs` requests can need. Requests with at most `num_short`
     new tokens have none.
     """
-    # Every request has a token, and one with a tile has num_short more.
-    num_long = min(num_reqs, (num_tokens - num_reqs) // max(1, num_short))
-    num_tiles = num_tokens // num_queries + max(1, num_long)
+    num_long = min(num_reqs, num_tokens // (num_short + 1))  # each has at most one tile that is not full
+    num_tiles = num_tokens // num_queries + num_long
     tile_map = torch.empty(num_tiles, 2, dtype=torch.int32, device=query_start_loc.device)
     args = (tile_map, query_start_loc, num_reqs, num_tiles)
     launch(
