@@ -17,7 +17,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from octavo.kernels.triton_attention_tiles import DecodeTile
 from octavo.kernels.triton_launch import launch
-from octavo.kernels.triton_softmax import HIDDEN, PagedBatch, Scoring, add_tile, empty_sums, read_tile
+from octavo.kernels.triton_softmax import HIDDEN, PagedBatch, Scoring, add_tile, empty_sums, read_tile, visible_keys
 
 COMBINED_SPLITS = 32  # that the second kernel reads at a time
 
@@ -62,10 +62,8 @@ def _decode_kernel(
         written = seq_len - num_queries
         is_early = (begin < end) & (begin + TOKENS <= written)
         early = tl.where(is_early, begin, tl.maximum(written - 1, 0) // TOKENS * TOKENS)
-        early_hi = tl.where(is_early, end, 0)
-        k0, v0, tokens0, seen0 = read_tile(
-            kv_ptr, table_ptr, early, lo, early_hi, BLOCK, VALUES, D, DP, PAGE, TOKENS, True
-        )
+        hi = tl.where(is_early, end, 0)
+        k0, v0, tokens0, seen0 = read_tile(kv_ptr, table_ptr, early, lo, hi, BLOCK, VALUES, D, DP, PAGE, TOKENS, True)
         if PDL:
             gdc_wait()
     # Of a request without tokens (padding of a graph) split 0 writes zeros.
@@ -82,19 +80,12 @@ def _decode_kernel(
     position = seq_len - num_queries + query
     maximum, total, acc = empty_sums(ROWS, DP)
     if EARLY:
-        visible = seen0[None, :]
-        if QUERIES > 1 and WINDOW:
-            visible = visible & (tokens0[None, :] > position[:, None] - window)
+        visible = visible_keys(tokens0, seen0, position, window, False, WINDOW and QUERIES > 1)
         maximum, total, acc = add_tile(q, k0, v0, visible, maximum, total, acc, scale, soft_cap, SOFT_CAP, True)
         begin = tl.where(is_early, begin + TOKENS, begin)
     for t in tl.range(begin, end, TOKENS, num_stages=STAGES):
         k, v, tokens, seen = read_tile(kv_ptr, table_ptr, t, lo, end, BLOCK, VALUES, D, DP, PAGE, TOKENS, True)
-        visible = seen[None, :]
-        if QUERIES > 1:
-            if CAUSAL:
-                visible = visible & (tokens[None, :] <= position[:, None])
-            if WINDOW:
-                visible = visible & (tokens[None, :] > position[:, None] - window)
+        visible = visible_keys(tokens, seen, position, window, CAUSAL and QUERIES > 1, WINDOW and QUERIES > 1)
         maximum, total, acc = add_tile(q, k, v, visible, maximum, total, acc, scale, soft_cap, SOFT_CAP, True)
     total = tl.where(seq_len > 0, total, 1.0)
     acc = acc / total[:, None]
@@ -103,9 +94,8 @@ def _decode_kernel(
         tl.store(partial_ptr + at[:, None] * D + d[None, :], acc, mask=is_real)
         tl.store(weight_ptr + at, maximum + tl.log2(total), mask=query < num_queries)
     else:
-        tl.store(
-            out_ptr + ((token * HQ + head) * D)[:, None] + d[None, :], acc.to(out_ptr.dtype.element_ty), mask=is_real
-        )
+        at = (token * HQ + head) * D
+        tl.store(out_ptr + at[:, None] + d[None, :], acc.to(out_ptr.dtype.element_ty), mask=is_real)
 
 
 @triton.jit(do_not_specialize=["window", "num_splits"])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from octavo.kernels.triton_attention_tiles import PrefillTile
 from octavo.kernels.triton_launch import launch
-from octavo.kernels.triton_softmax import PagedBatch, Scoring, add_tile, empty_sums, read_tile
+from octavo.kernels.triton_softmax import PagedBatch, Scoring, add_tile, empty_sums, read_tile, visible_keys
 
 
 @triton.jit(do_not_specialize=["num_reqs", "num_tiles"])
@@ -92,11 +92,7 @@ def _prefill_kernel(
             maximum, total, acc = add_tile(q, k, v, True, maximum, total, acc, scale, soft_cap, SOFT_CAP, False)
     for t in tl.range(full, hi, TOKENS, num_stages=STAGES):
         k, v, tokens, seen = read_tile(kv_ptr, table_ptr, t, lo, hi, BLOCK, VALUES, D, DP, PAGE, TOKENS, True)
-        visible = seen[None, :]
-        if CAUSAL:
-            visible = visible & (tokens[None, :] <= position[:, None])
-        if WINDOW:
-            visible = visible & (tokens[None, :] > position[:, None] - window)
+        visible = visible_keys(tokens, seen, position, window, CAUSAL, WINDOW)
         maximum, total, acc = add_tile(q, k, v, visible, maximum, total, acc, scale, soft_cap, SOFT_CAP, True)
     out = (acc / total[:, None]).to(out_ptr.dtype.element_ty)
     tl.store(out_ptr + ((token * HQ + head) * D)[:, None] + d[None, :], out, mask=is_real)

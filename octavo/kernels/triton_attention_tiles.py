@@ -1,8 +1,8 @@
 """Tile sizes of the Triton attention kernels, by head size and family of GPU: a table, so nothing is tuned at start.
 
-The rows for head size 128 of `hopper` were measured on an H100; the others follow from them by keeping the bytes of a
-tile, and were chosen so that nothing spills and shared memory suffices. A tuning script hands other tiles to the
-kernels. Knows no kernel, and is imported without Triton.
+The row for head size 128 of `hopper` follows measurements of first versions of these kernels on an H100. The others
+are derived from it, by keeping the bytes of a tile, and compile without spilled registers; they were not measured. A
+tuning script hands other tiles to the kernels. Knows no kernel, and is imported without Triton.
 """
 
 from __future__ import annotations

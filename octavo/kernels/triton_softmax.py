@@ -93,6 +93,17 @@ def read_tile(
 
 
 @triton.jit
+def visible_keys(tokens, seen, position, window, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
+    """[ROWS or 1, TOKENS]: which of the keys at `tokens` that are `seen` the queries at `position` [ROWS] see."""
+    visible = seen[None, :]
+    if CAUSAL:
+        visible = visible & (tokens[None, :] <= position[:, None])
+    if WINDOW:
+        visible = visible & (tokens[None, :] > position[:, None] - window)
+    return visible
+
+
+@triton.jit
 def empty_sums(ROWS: tl.constexpr, DP: tl.constexpr):
     """What `add_tile` starts from."""
     maximum = tl.full([ROWS], HIDDEN, tl.float32)
