@@ -10,20 +10,21 @@ from octavo.attention.base import AttentionBackend, AttentionSpec
 from octavo.attention.cpu_attn import CPUAttentionBackend
 from octavo.attention.torch_attn import TorchAttentionBackend
 from octavo.attention.torch_sdpa import TorchSDPABackend
+from octavo.attention.triton_attn import TritonAttentionBackend
 from octavo.errors import ConfigError, UnsupportedModelError, unknown_name
 from octavo.log import get_logger
 
 logger = get_logger(__name__)
 
 BACKENDS: dict[str, type[AttentionBackend]] = {
-    backend.name: backend for backend in (CPUAttentionBackend, TorchAttentionBackend, TorchSDPABackend)
+    backend.name: backend
+    for backend in (CPUAttentionBackend, TorchAttentionBackend, TorchSDPABackend, TritonAttentionBackend)
 }
 
 # Names of the field that octavo has no backend for: the platform that they belong to.
 UNAVAILABLE = {
     "FLASH_ATTN": "cuda",
     "FLASHINFER": "cuda",
-    "TRITON_ATTN": "cuda or rocm",
     "ROCM_ATTN": "rocm",
     "ROCM_AITER_FA": "rocm",
     "ROCM_AITER_UNIFIED_ATTN": "rocm",

@@ -27,6 +27,7 @@ class TritonAttentionBackend(AttentionBackend):
     """The cache's layout is described in `octavo.kernels.triton_cache`."""
 
     name: ClassVar[str] = "TRITON_ATTN"
+    capturable: ClassVar[bool] = True
 
     def __init__(self, specs: Sequence[AttentionSpec], kernels: object) -> None:
         super().__init__(specs, kernels)
@@ -45,7 +46,9 @@ class TritonAttentionBackend(AttentionBackend):
         return _unserved(spec)
 
     @staticmethod
-    def kv_cache_shape(num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int) -> tuple[int, ...]:
+    def kv_cache_shape(
+        num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
+    ) -> tuple[int, ...]:
         return (num_blocks, 2, num_kv_heads, block_size, head_dim)
 
     def build(self, metadata: AttentionMetadata, sliding_window: int | None) -> AttentionMetadata:
@@ -90,6 +93,8 @@ def _unserved(spec: AttentionSpec) -> str | None:
     """What the kernels do not serve on any GPU."""
     if spec.dtype not in DTYPES:
         return f"serves {', '.join(map(str, DTYPES))}, not {spec.dtype}"
+    if spec.kv_cache_dtype is not spec.dtype:
+        return f"its KV cache has the dtype of the run, {spec.dtype}, not {spec.kv_cache_dtype}"
     if spec.head_dim % 16 or spec.head_dim > MAX_HEAD_DIM:
         return f"head_dim must be a multiple of 16 up to {MAX_HEAD_DIM}, and is {spec.head_dim}"
     if spec.block_size < 16 or spec.block_size & (spec.block_size - 1):

@@ -22,16 +22,16 @@ class DenseLinear:
     nbytes = 0
 
     def __init__(self, weight: Tensor, bias: Tensor | None, *, float_output: bool) -> None:
-        self._weight, self._bias, self._float_output = weight, bias, float_output
+        self.weight, self.bias, self.float_output = weight, bias, float_output
         self.arithmetic = str(weight.dtype).removeprefix("torch.")
 
     def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows of the weight for ids [T] -> [T, in]."""
-        return F.embedding(ids, self._weight)
+        return F.embedding(ids, self.weight)
 
     def __call__(self, x: Tensor) -> Tensor:
-        y = F.linear(x, self._weight, self._bias)
-        return y.float() if self._float_output else y
+        y = F.linear(x, self.weight, self.bias)
+        return y.float() if self.float_output else y
 
 
 def pack_linear(weight: Tensor, bias: Tensor | None, *, float_output: bool = False) -> DenseLinear:

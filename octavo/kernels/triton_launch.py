@@ -1,11 +1,10 @@
-"""Launching a Triton kernel: what the kernels must know of a GPU, and the options that a launch takes.
+"""How a Triton kernel is started, and what its tiles depend on of the GPU. Knows launches and devices, no kernel.
 
-Knows no kernel, and is imported without Triton.
-
-Programmatic dependent launch (CUDA C++ Programming Guide, section "Programmatic Dependent Launch and
-Synchronization"): a kernel may start while the one before it in the stream still runs. Such a kernel calls `gdc_wait`
-before it touches what an earlier one writes or reads; every kernel launched so calls it, also in programs that have
-nothing to do, so that when one has completed, all before it have.
+Imported without Triton. Programmatic dependent launch (PDL; CUDA programming guide, "Programmatic Dependent Launch and
+Synchronization"): a kernel may start while the one before it still runs, which hides the ramp of a launch. A kernel
+that is compiled for it (its constant PDL) says early that its successor may start, and then waits for its predecessor:
+before the wait it reads only what no kernel of a step writes (weights), after it everything that was launched before is
+complete. A kernel that did not wait could be overtaken, so every program of it does, also one that has nothing to do.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 Grid = tuple[int, ...]
 
@@ -41,7 +41,33 @@ def gpu_traits(device: torch.device) -> GpuTraits:
     return GpuTraits(family, properties.multi_processor_count, properties.major >= 9)
 
 
-def launch(kernel: Any, grid: Grid, *args: Any, num_warps: int, **constants: Any) -> None:
-    """Runs `kernel` on `grid`; as a dependent launch if it is compiled with PDL=True."""
-    options = {"launch_pdl": True} if constants.get("PDL") else {}
-    kernel[grid](*args, num_warps=num_warps, **constants, **options)
+@lru_cache
+def gpu_family(device: torch.device) -> str:
+    """The generation of a GPU: "sm_90" for Hopper, "gfx942" for MI300; "cpu" where kernels are interpreted."""
+    if device.type != "cuda":
+        return device.type
+    if torch.version.hip is not None:
+        return str(torch.cuda.get_device_properties(device).gcnArchName).split(":")[0]
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
+
+
+def launch(kernel: Any, grid: Grid, *args: Any, **constants: Any) -> None:
+    """Starts `kernel`, as a dependent launch if its constant PDL is true; nothing at all for an empty grid.
+
+    Args:
+        constants: compile-time constants of the kernel, num_warps and num_stages.
+    """
+    if 0 not in grid:
+        options = {"launch_pdl": True} if constants.get("PDL") else {}
+        kernel[grid](*args, **constants, **options)
+
+
+def launch_dependent(kernel: Any, grid: Grid, x: Tensor, *args: Any, **constants: Any) -> None:
+    """`launch` with `x` as the first argument, and PDL where its device has it."""
+    launch(kernel, grid, x, *args, PDL=gpu_traits(x.device).dependent_launch, **constants)
+
+
+def next_power_of_2(n: int) -> int:
+    """The lowest power of two that is `n` or more; Triton's tiles have such sizes."""
+    return 1 << (n - 1).bit_length()

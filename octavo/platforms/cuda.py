@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from functools import cached_property
-from types import ModuleType
-from typing import ClassVar
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, ClassVar
 
 import torch
 
 from octavo.config import DeviceTraits
 from octavo.kernels import torch_ops
+from octavo.log import get_logger
 from octavo.platforms.base import Memory, Platform
+
+logger = get_logger(__name__)
 
 
 class CudaPlatform(Platform):
@@ -23,8 +27,12 @@ class CudaPlatform(Platform):
         return torch.device("cuda", torch.cuda.current_device())
 
     @cached_property
-    def kernels(self) -> ModuleType:
-        return torch_ops
+    def kernels(self) -> Any:
+        """Those in Triton, which comes with torch for a GPU; else those in plain torch."""
+        if find_spec("triton") is None:
+            logger.warning("the package triton is not there: plain torch takes its place, and is slower")
+            return torch_ops
+        return import_module("octavo.kernels.gpu").GPUKernels(self.device)
 
     def traits(self) -> DeviceTraits:
         fast = ("bfloat16", "float16", "float32")

@@ -38,8 +38,8 @@ class LogprobTensors:
         )
 
     def to_rows(self) -> list[TokenLogprobs | None]:
-        """One entry per row, None for rows that did not ask."""
-        token_ids, logprobs, ranks = self.token_ids, self.logprobs, self.ranks.tolist()
+        """One entry per row, None for rows that did not ask. Waits, where the tensors are a device's."""
+        token_ids, logprobs, ranks = self.token_ids.cpu(), self.logprobs.cpu(), self.ranks.tolist()
         return [
             None
             if num == NO_LOGPROBS

@@ -1,0 +1,65 @@
+"""The kernels of the layers on a GPU, NVIDIA or AMD: in Triton where memory is the limit, else the library's.
+
+One object with the methods of torch_ops. Triton is an optional package: importing this module needs it, importing
+octavo does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from octavo.kernels import triton_layers
+from octavo.kernels.gpu_sampling import GPUSampling
+from octavo.kernels.torch_ops import DenseLinear
+from octavo.kernels.triton_launch import gpu_family, gpu_traits
+from octavo.kernels.triton_linear import linear
+
+
+class GPULinear(DenseLinear):
+    """DenseLinear by Triton's kernels for a few rows, and the library's for more."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias, out_dtype=torch.float32 if self.float_output else None)
+
+
+class GPUKernels:
+    """The kernels of one device. Methods are those of torch_ops; results lie where their arguments lie."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.sampling = GPUSampling(device)
+
+    def describe(self) -> str:
+        early = ", dependent launches" if gpu_traits(self._device).dependent_launch else ""
+        return f"Triton kernels, {gpu_family(self._device)}{early}"
+
+    def pack_linear(self, weight: Tensor, bias: Tensor | None, *, float_output: bool = False) -> GPULinear:
+        return GPULinear(weight, bias, float_output=float_output)
+
+    def pack_int8(self, weight: Tensor, bias: Tensor | None, *, float_output: bool = False) -> None:
+        """There is no product of 8-bit numbers yet."""
+        return None
+
+    def pack_blocks(
+        self, shards: Sequence[tuple[Tensor, str]], in_features: int, bias: Tensor | None, *, float_output: bool = False
+    ) -> None:
+        """There is no product with quantized blocks yet."""
+        return None
+
+    embedding = staticmethod(triton_layers.embedding)
+    rms_norm = staticmethod(triton_layers.rms_norm)
+    add_rms_norm = staticmethod(triton_layers.add_rms_norm)
+    gemma_rms_norm = staticmethod(triton_layers.gemma_rms_norm)
+    layer_norm = staticmethod(triton_layers.layer_norm)
+    rotary_angles = staticmethod(triton_layers.rotary_angles)
+    rotary_embedding = staticmethod(triton_layers.rotary_embedding)
+    silu_and_mul = staticmethod(triton_layers.silu_and_mul)
+    gelu_and_mul = staticmethod(triton_layers.gelu_and_mul)
+    gelu_tanh_and_mul = staticmethod(triton_layers.gelu_tanh_and_mul)
+    relu = staticmethod(triton_layers.relu)
+    gelu = staticmethod(triton_layers.gelu)
+    add = staticmethod(triton_layers.add)
+    scale = staticmethod(triton_layers.scale)

@@ -1,0 +1,133 @@
+"""Which kernel and which tile a linear layer of few tokens gets, by its size and the GPU.
+
+Nothing is tuned at run time. The rules were read off measurements on an H100 with the shapes of Qwen3-0.6B and
+Llama-3.1-8B; they hold for sizes in between, and other GPUs start from them. `MEASURED` has what a tuning run
+found for one size exactly, and goes first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+
+_DTYPES = (torch.bfloat16, torch.float16)  # in float32, for comparisons, the library multiplies
+_NARROW = 2048  # outputs up to which cuBLAS leaves bandwidth unused for 3 to 16 tokens
+_HEAD = 65536  # outputs from which a layer is a vocabulary
+_FMA_TOKENS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class FmaTile:
+    """Tile of `fma_kernel`: `early` tiles of the weight are loaded ahead; `stages` 0: the loop is unrolled."""
+
+    outputs: int
+    columns: int
+    early: int
+    stages: int
+    warps: int
+
+
+@dataclass(frozen=True, slots=True)
+class MmaTile:
+    """Tile of `mma_kernel`: `parts` of the columns are multiplied side by side, `columns` of each at a time."""
+
+    outputs: int
+    columns: int
+    parts: int
+    stages: int
+    warps: int
+
+
+@dataclass(frozen=True, slots=True)
+class WideTile:
+    """Tile of `wide_kernel`."""
+
+    outputs: int
+    columns: int
+    stages: int
+    warps: int
+
+
+Tile = FmaTile | MmaTile | WideTile
+
+
+class Size(NamedTuple):
+    """A linear layer: outputs are half of its rows when they are gated. `num_tokens` is that of the step."""
+
+    family: str
+    num_tokens: int
+    outputs: int
+    in_features: int
+    gated: bool
+
+
+MEASURED: dict[Size, Tile | None] = {}
+
+
+@lru_cache(maxsize=4096)
+def choose_tile(
+    family: str, dtype: torch.dtype, num_tokens: int, outputs: int, in_features: int, *, gated: bool
+) -> Tile | None:
+    """The tile for x [num_tokens, in_features] and `outputs` numbers for each token; None: the library is faster."""
+    if dtype not in _DTYPES or num_tokens == 0:
+        return None
+    size = Size(family, num_tokens, outputs, in_features, gated)
+    if size in MEASURED:
+        return MEASURED[size]
+    if num_tokens == 1:
+        return _one_token(size)
+    if num_tokens == 2 or (num_tokens <= _FMA_TOKENS and outputs <= _NARROW):
+        return _few_tokens(size)
+    if family != "sm_90" or num_tokens > 64:
+        return None
+    return _tensor_cores(size)
+
+
+def _one_token(size: Size) -> FmaTile:
+    """Small tiles of 2 to 4 rows for short rows; long rows or many of them let a program have more."""
+    k, head = size.in_features, size.outputs >= _HEAD
+    if head:
+        outputs, columns, early, warps = 8, 1024 if k <= 2048 else 2048, 1 if k <= 2048 else 2, 4 if k <= 2048 else 8
+    elif k <= 2048:
+        narrow = not size.gated and size.outputs <= _NARROW
+        outputs, columns, early, warps = (4, 512, 4, 2) if narrow else (2, 512, 2, 2)
+    elif size.gated:
+        outputs, columns, early, warps = 2, 2048, 2, 4
+    elif k <= 6144:
+        outputs, columns, early, warps = (8, 1024, 2, 4) if size.outputs <= _NARROW else (4, 512, 4, 2)
+    else:
+        outputs, columns, early, warps = 4, 2048, 2, 8
+    return _fma(size, outputs, columns, early, warps)
+
+
+def _few_tokens(size: Size) -> FmaTile:
+    return _fma(size, 2 if size.gated else 4, 1024, 4, 4)
+
+
+def _fma(size: Size, outputs: int, columns: int, early: int, warps: int) -> FmaTile:
+    """A tile of half the columns, and twice as many of them early, where that fits the rows and the whole does not."""
+    k = size.in_features
+    if columns > k or (k % columns and k % (columns // 2) == 0):
+        columns, early, warps = columns // 2, early * 2, max(1, warps // 2)
+    tiles = k // columns
+    early = min(early, tiles)
+    unrolled = 3 if columns <= 512 else 6  # tiles; more of them would take too many registers
+    return FmaTile(outputs, columns, early, 0 if tiles - early <= unrolled else 3, warps)
+
+
+def _tensor_cores(size: Size) -> Tile | None:
+    k = size.in_features
+    if size.outputs >= _HEAD and k % 128 == 0:
+        if size.num_tokens > 16 or k <= 2048 or k % 256:
+            return WideTile(64 if k <= 2048 and size.num_tokens > 16 else 128, 128, 3, 4)
+        return WideTile(64, 256, 5, 4)
+    if size.num_tokens > 16:
+        return None
+    if size.outputs <= _NARROW and not size.gated and k % 512 == 0:
+        return MmaTile(8, 128, 4, 4, 4)
+    if size.gated and k >= 4096 and k % 256 == 0:
+        return WideTile(64, 256, 3, 4)
+    return None
