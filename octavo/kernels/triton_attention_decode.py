@@ -80,8 +80,8 @@ def _decode_kernel(
     position = seq_len - num_queries + query
     maximum, total, acc = empty_sums(ROWS, DP)
     if EARLY:
-        visible = visible_keys(tokens0, seen0, position, window, False, WINDOW and QUERIES > 1)
-        maximum, total, acc = add_tile(q, k0, v0, visible, maximum, total, acc, scale, soft_cap, SOFT_CAP, True)
+        visible0 = visible_keys(tokens0, seen0, position, window, False, WINDOW and QUERIES > 1)
+        maximum, total, acc = add_tile(q, k0, v0, visible0, maximum, total, acc, scale, soft_cap, SOFT_CAP, True)
         begin = tl.where(is_early, begin + TOKENS, begin)
     for t in tl.range(begin, end, TOKENS, num_stages=STAGES):
         k, v, tokens, seen = read_tile(kv_ptr, table_ptr, t, lo, end, BLOCK, VALUES, D, DP, PAGE, TOKENS, True)
