@@ -42,6 +42,19 @@ DType dtype_of(int number) {
   return DType(number);
 }
 
+LinearOutput output_args(int n, Address bias, int y_dtype, Address y, int64_t y_stride, bool accumulate, int gate, int gated) {
+  constexpr int kPanel = PackedMatrix::kPanel;
+  if (gated < 0 || (gated && (gated + kPanel - 1) / kPanel * kPanel + gated != n))
+    throw std::invalid_argument("the halves of a gated matrix do not begin at panels");
+  if (gate < 0 || gate > int(Activation::kNone)) throw std::invalid_argument("there is no such activation");
+  if (y_stride < (gated ? gated : n)) throw std::invalid_argument("a stride is less than a row has");
+  LinearOutput out{n, at<const float>(bias), at(y), y_stride, dtype_of(y_dtype)};
+  out.accumulate = accumulate;
+  out.gate = Activation(gate);
+  out.gated = gated;
+  return out;
+}
+
 int some(int channels) {
   if (channels < 1) throw std::invalid_argument("a row needs numbers");
   return channels;
@@ -132,34 +145,32 @@ NB_MODULE(_cpu, m) {
              self.replay(recording, {rows, num_requests, nullptr});
            },
            nb::call_guard<nb::gil_scoped_release>())
+      // y = x @ w^T + bias, added to y where it accumulates; bias is float [n] or 0. With a gate, a matrix of two halves:
+      // y [rows, gated] = gate(first half) * second half, which begins at a multiple of 48 rows.
       .def("linear",
-           [](Team& self, const Packed& w, Address x, int64_t x_stride, Address bias, Address y, int64_t y_stride,
-              bool y_is_float, int rows) {
-             self.run(self.kernels().linear,
-                      LinearArgs{&w.matrix(), at(x), x_stride,
-                                {w.matrix().n, at<const float>(bias), at(y), y_stride,
-                                 y_is_float ? DType::kFloat32 : w.matrix().dtype}},
-                      rows);
+           [](Team& self, const Packed& w, Address x, int64_t x_stride, Address bias, int y_dtype, Address y, int64_t y_stride,
+              bool accumulate, int gate, int gated, int rows) {
+             const PackedMatrix& matrix = w.matrix();
+             const LinearOutput out = output_args(matrix.n, bias, y_dtype, y, y_stride, accumulate, gate, gated);
+             self.run(self.kernels().linear, LinearArgs{&matrix, at(x), x_stride, out}, rows);
            },
            nb::call_guard<nb::gil_scoped_release>())
-      // y = x @ w^T + bias; bias is float [n] or 0, x and y float or bf16 each.
+      // The same; x and y are float or bf16 each.
       .def("quant_linear",
            [](Team& self, const QuantPacked& w, int x_dtype, Address x, int64_t x_stride, Address bias, int y_dtype, Address y,
-              int64_t y_stride, int rows) {
+              int64_t y_stride, bool accumulate, int gate, int gated, int rows) {
              const QuantMatrix& matrix = w.matrix();
              if (rows < 0) throw std::invalid_argument("rows must be 0 or more");
-             if (x_stride < matrix.k || y_stride < matrix.n) throw std::invalid_argument("a stride is less than a row has");
-             self.run(QuantLinearArgs{&matrix, dtype_of(x_dtype), at(x), x_stride,
-                                      {matrix.n, at<const float>(bias), at(y), y_stride, dtype_of(y_dtype)}, nullptr},
-                      rows);
+             if (x_stride < matrix.k) throw std::invalid_argument("a stride is less than a row has");
+             const LinearOutput out = output_args(matrix.n, bias, y_dtype, y, y_stride, accumulate, gate, gated);
+             self.run(QuantLinearArgs{&matrix, dtype_of(x_dtype), at(x), x_stride, out, nullptr}, rows);
            },
            nb::call_guard<nb::gil_scoped_release>())
       .def("norm",
-           [](Team& self, int kind, int dtype, Address x, int64_t x_stride, Address residual, int64_t residual_stride,
-              Address weight, Address bias, Address y, int64_t y_stride, int channels, int groups, float eps,
+           [](Team& self, int kind, int dtype, Address x, int64_t x_stride, Address weight, Address bias, Address y, int64_t y_stride, int channels, int groups, float eps,
               int rows) {
              self.run(self.kernels().norm,
-                      NormArgs{Norm(kind), DType(dtype), at(x), x_stride, at(residual), residual_stride, at(weight), at(bias),
+                      NormArgs{Norm(kind), DType(dtype), at(x), x_stride, at(weight), at(bias),
                                at(y), y_stride, channels, groups, eps},
                       rows);
            },

@@ -27,13 +27,20 @@ struct PackedMatrix {
   size_t panel_bytes() const { return size_t(kPanel) * padded_k * size_of(dtype); }
 };
 
-// Where a product with a matrix of n rows goes.
+enum class Activation : int { kSilu = 0, kGelu = 1, kGeluTanh = 2, kRelu = 3, kNone = 4 };
+
+// What becomes of a product with a matrix of n rows. Gated: the second half of the matrix begins at a panel of its own, and
+// y = gate(first half) * second half has `gated` columns.
 struct LinearOutput {
   int n;
   const float* bias;  // [n], or null
-  void* y;            // [rows, n]
+  void* y;            // [rows, n], or [rows, gated]
   int64_t y_stride;
   DType y_dtype;
+  bool accumulate = false;  // y += product, rounded once
+  Activation gate = Activation::kNone;
+  int gated = 0;
+  int first_row = 0, first_column = 0;  // of the product, that y begins with
 };
 
 // y = x @ w^T + bias
@@ -86,14 +93,12 @@ struct QuantLinearArgs {
 
 enum class Norm : int { kRms = 0, kGemmaRms = 1, kLayer = 2 };
 
-// y = norm(x), or residual += x; y = norm(residual)
+// y = norm(x)
 struct NormArgs {
   Norm kind;
   DType dtype;
   const void* x;  // [rows, groups, channels]; the groups of a row lie next to each other
   int64_t x_stride;
-  void* residual;  // as x, or null
-  int64_t residual_stride;
   const void* weight;  // [channels]
   const void* bias;    // [channels], for kLayer
   void* y;             // [rows, groups, channels]
@@ -124,8 +129,6 @@ struct RotaryArgs {
   int64_t y_stride;
   int num_heads, head_dim, half;
 };
-
-enum class Activation : int { kSilu = 0, kGelu = 1, kGeluTanh = 2, kRelu = 3 };
 
 // y = act(x), or act(first half of x) * second half
 struct ActivationArgs {

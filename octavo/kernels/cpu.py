@@ -10,13 +10,13 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from octavo.kernels.cpu_linear import PackedLinear, QuantizedLinear, matrix, pack_rows, pack_shards
 from octavo.kernels.cpu_sampling import CPUSampling
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
@@ -42,83 +42,6 @@ class PagedCache:
 def page_shape(num_kv_heads: int, block_size: int, head_dim: int, dtype: torch.dtype) -> tuple[int, int, int]:
     """Of one block of a PagedCache."""
     return num_kv_heads, 2, block_size * (head_dim + (4 if dtype is torch.int8 else 0))
-
-
-class PackedLinear:
-    """x [T, in] @ weight [out, in]^T + bias [out] -> [T, out], with a copy of the weight in the kernels' order."""
-
-    def __init__(self, kernels: CPUKernels, weight: Tensor, bias: Tensor | None, *, float_output: bool) -> None:
-        self._kernels = kernels
-        self._bias = None if bias is None else bias.float().contiguous()
-        self._float_output = float_output
-        self.arithmetic = str(weight.dtype).removeprefix("torch.")
-        self._size = weight.shape[0]
-        self._packed = kernels.extension.Packed(_DTYPES[weight.dtype], *weight.shape)
-        rows = weight if weight.stride(-1) == 1 else weight.contiguous()
-        self._packed.fill(rows.data_ptr(), rows.stride(0), 0, self._size)
-
-    @property
-    def nbytes(self) -> int:
-        return int(self._packed.nbytes)
-
-    def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
-        assert ids.dtype is torch.int64
-        assert _DTYPES[dtype] == self._packed.dtype
-        y = self._kernels.empty((ids.shape[0], self._packed.k), dtype)
-        self._kernels.team.gather_packed(self._packed, ids.data_ptr(), y.data_ptr(), ids.shape[0])
-        return y
-
-    def __call__(self, x: Tensor) -> Tensor:
-        rows, stride = _matrix(x)
-        assert x.shape[-1] == self._packed.k
-        dtype = torch.float32 if self._float_output else x.dtype
-        y = self._kernels.empty((rows, self._size), dtype)
-        bias = 0 if self._bias is None else self._bias.data_ptr()
-        self._kernels.team.linear(
-            self._packed, x.data_ptr(), stride, bias, y.data_ptr(), self._size, dtype is torch.float32, rows
-        )
-        return y
-
-
-class QuantizedLinear:
-    """x [T, in] @ weight^T + bias -> [T, out], where the rows of the weight are one or more packed matrices.
-
-    Activations are rounded to 8 bits, with a scale for every 32 of them or for a row.
-    """
-
-    arithmetic = "int8"
-
-    def __init__(self, kernels: CPUKernels, parts: Sequence[Any], bias: Tensor | None, *, float_output: bool) -> None:
-        self._kernels, self._parts = kernels, parts
-        self._bias = None if bias is None else bias.float().contiguous()
-        self._float_output = float_output
-        self._size = sum(part.n for part in parts)
-
-    @property
-    def nbytes(self) -> int:
-        return sum(int(part.nbytes) for part in self._parts)
-
-    def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
-        assert ids.dtype is torch.int64
-        (packed,) = self._parts  # one matrix of a checkpoint has one type
-        y = self._kernels.empty((ids.shape[0], packed.k), dtype)
-        self._kernels.team.gather_quant(packed, ids.data_ptr(), _DTYPES[dtype], y.data_ptr(), ids.shape[0])
-        return y
-
-    def __call__(self, x: Tensor) -> Tensor:
-        rows, stride = _matrix(x)
-        assert x.shape[-1] == self._parts[0].k
-        dtype = torch.float32 if self._float_output else x.dtype
-        y = self._kernels.empty((rows, self._size), dtype)
-        column = 0
-        for part in self._parts:
-            bias = 0 if self._bias is None else self._bias.data_ptr() + 4 * column
-            address = y.data_ptr() + column * dtype.itemsize
-            self._kernels.team.quant_linear(
-                part, _DTYPES[x.dtype], x.data_ptr(), stride, bias, _DTYPES[dtype], address, self._size, rows
-            )
-            column += part.n
-        return y
 
 
 class CPUKernels:
@@ -166,18 +89,26 @@ class CPUKernels:
 
     # ---- layers ----
 
-    def pack_linear(self, weight: Tensor, bias: Tensor | None, *, float_output: bool = False) -> PackedLinear:
-        return PackedLinear(self, weight, bias, float_output=float_output)
+    def pack_linear(
+        self, weight: Tensor, bias: Tensor | None, *, float_output: bool = False, gate: str | None = None
+    ) -> PackedLinear:
+        return PackedLinear(self, weight, bias, float_output=float_output, gate=gate)
 
-    def pack_int8(self, weight: Tensor, bias: Tensor | None, *, float_output: bool = False) -> QuantizedLinear:
+    def pack_int8(
+        self, weight: Tensor, bias: Tensor | None, *, float_output: bool = False, gate: str | None = None
+    ) -> QuantizedLinear:
         """The function that multiplies with `weight` rounded to 8 bits, with a scale for each of its rows."""
-        packed = self.extension.QuantPacked("int8", *weight.shape)
-        rows = weight if weight.stride(-1) == 1 else weight.contiguous()
-        packed.fill_floats(_DTYPES[weight.dtype], rows.data_ptr(), rows.stride(0), 0, weight.shape[0])
-        return QuantizedLinear(self, [packed], bias, float_output=float_output)
+        parts = [pack_rows(self.extension, weight, halves=gate is not None)]
+        return QuantizedLinear(self, parts, len(weight), bias, float_output=float_output, gate=gate)
 
     def pack_blocks(
-        self, shards: Sequence[tuple[Tensor, str]], in_features: int, bias: Tensor | None, *, float_output: bool = False
+        self,
+        shards: Sequence[tuple[Tensor, str]],
+        in_features: int,
+        bias: Tensor | None,
+        *,
+        float_output: bool = False,
+        gate: str | None = None,
     ) -> QuantizedLinear | None:
         """The function that multiplies with GGUF blocks as they are; None when a type is not one of `block_types`.
 
@@ -186,16 +117,9 @@ class CPUKernels:
         """
         if any(type_name not in self.block_types for _, type_name in shards):
             return None
-        parts: list[Any] = []
-        for type_name, group in groupby(shards, key=lambda shard: shard[1]):
-            raws = [raw.contiguous() for raw, _ in group]
-            packed = self.extension.QuantPacked(type_name, sum(len(raw) for raw in raws), in_features)
-            first = 0
-            for raw in raws:
-                packed.fill_blocks(raw.data_ptr(), raw.stride(0), first, len(raw))
-                first += len(raw)
-            parts.append(packed)
-        return QuantizedLinear(self, parts, bias, float_output=float_output)
+        parts = pack_shards(self.extension, shards, in_features, halves=gate is not None)
+        size = sum(len(raw) for raw, _ in shards)
+        return QuantizedLinear(self, parts, size, bias, float_output=float_output, gate=gate)
 
     def embedding(self, ids: Tensor, weight: Tensor) -> Tensor:
         assert weight.is_contiguous()
@@ -206,20 +130,15 @@ class CPUKernels:
         return y
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        return self._norm(_RMS, x, None, weight, None, eps)
-
-    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
-        return self._norm(_RMS, x, residual, weight, None, eps)
+        return self._norm(_RMS, x, weight, None, eps)
 
     def gemma_rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        return self._norm(_GEMMA_RMS, x, None, weight, None, eps)
+        return self._norm(_GEMMA_RMS, x, weight, None, eps)
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        return self._norm(_LAYER, x, None, weight, bias, eps)
+        return self._norm(_LAYER, x, weight, bias, eps)
 
-    def _norm(
-        self, kind: int, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float
-    ) -> Tensor:
+    def _norm(self, kind: int, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
         """Over the last dimension of x [T, channels] or [T, groups, channels], whose groups lie next to each other."""
         channels = x.shape[-1]
         groups = x.shape[1] if x.dim() == 3 else 1
@@ -232,8 +151,6 @@ class CPUKernels:
             _DTYPES[x.dtype],
             x.data_ptr(),
             x.stride(0),
-            0 if residual is None else residual.data_ptr(),
-            0 if residual is None else residual.stride(0),
             weight.data_ptr(),
             0 if bias is None else bias.data_ptr(),
             y.data_ptr(),
@@ -284,22 +201,22 @@ class CPUKernels:
         return y
 
     def silu_and_mul(self, x: Tensor) -> Tensor:
-        return self._activation(_SILU, x, gated=True)
+        return self.activation(_SILU, x, gated=True)
 
     def gelu_and_mul(self, x: Tensor) -> Tensor:
-        return self._activation(_GELU, x, gated=True)
+        return self.activation(_GELU, x, gated=True)
 
     def gelu_tanh_and_mul(self, x: Tensor) -> Tensor:
-        return self._activation(_GELU_TANH, x, gated=True)
+        return self.activation(_GELU_TANH, x, gated=True)
 
     def relu(self, x: Tensor) -> Tensor:
-        return self._activation(_RELU, x, gated=False)
+        return self.activation(_RELU, x, gated=False)
 
     def gelu(self, x: Tensor) -> Tensor:
-        return self._activation(_GELU, x, gated=False)
+        return self.activation(_GELU, x, gated=False)
 
-    def _activation(self, kind: int, x: Tensor, *, gated: bool) -> Tensor:
-        rows, stride = _matrix(x)
+    def activation(self, kind: int, x: Tensor, *, gated: bool) -> Tensor:
+        rows, stride = matrix(x)
         channels = x.shape[1] // 2 if gated else x.shape[1]
         y = self.empty((rows, channels), x.dtype)
         self.team.activation(
@@ -316,9 +233,9 @@ class CPUKernels:
 
     def _combine(self, x: Tensor, y: Tensor | None, factor: float) -> Tensor:
         """x * factor + y."""
-        rows, stride = _matrix(x)
+        rows, stride = matrix(x)
         z = self.empty((rows, x.shape[1]), x.dtype)
-        y_address, y_stride = (0, 0) if y is None else (y.data_ptr(), _matrix(y)[1])
+        y_address, y_stride = (0, 0) if y is None else (y.data_ptr(), matrix(y)[1])
         self.team.combine(
             _DTYPES[x.dtype], x.data_ptr(), stride, y_address, y_stride, factor, z.data_ptr(), x.shape[1], rows
         )
@@ -421,13 +338,6 @@ class _Arena:
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype)
-
-
-def _matrix(x: Tensor) -> tuple[int, int]:
-    """Rows of a matrix and the distance between them, in elements."""
-    assert x.dim() == 2
-    assert x.stride(1) == 1
-    return x.shape[0], x.stride(0)
 
 
 def _cache_arguments(cache: PagedCache) -> tuple[int, int, int, int, int]:

@@ -15,14 +15,24 @@ from octavo.kernels import triton_layers
 from octavo.kernels.gpu_sampling import GPUSampling
 from octavo.kernels.torch_ops import DenseLinear
 from octavo.kernels.triton_launch import gpu_family, gpu_traits
-from octavo.kernels.triton_linear import linear
+from octavo.kernels.triton_linear import Gate, Norm, linear
 
 
 class GPULinear(DenseLinear):
     """DenseLinear by Triton's kernels for a few rows, and the library's for more."""
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias, out_dtype=torch.float32 if self.float_output else None)
+    def __call__(
+        self, x: Tensor, *, norm: tuple[Tensor, float] | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        return linear(
+            x,
+            self.weight,
+            self.bias,
+            norm=None if norm is None else Norm(*norm),
+            gate=None if self.gate is None else Gate(self.gate),
+            residual=residual,
+            out_dtype=torch.float32 if self.float_output else None,
+        )
 
 
 class GPUKernels:
@@ -36,22 +46,31 @@ class GPUKernels:
         early = ", dependent launches" if gpu_traits(self._device).dependent_launch else ""
         return f"Triton kernels, {gpu_family(self._device)}{early}"
 
-    def pack_linear(self, weight: Tensor, bias: Tensor | None, *, float_output: bool = False) -> GPULinear:
-        return GPULinear(weight, bias, float_output=float_output)
+    def pack_linear(
+        self, weight: Tensor, bias: Tensor | None, *, float_output: bool = False, gate: str | None = None
+    ) -> GPULinear:
+        return GPULinear(weight, bias, float_output=float_output, gate=gate)
 
-    def pack_int8(self, weight: Tensor, bias: Tensor | None, *, float_output: bool = False) -> None:
+    def pack_int8(
+        self, weight: Tensor, bias: Tensor | None, *, float_output: bool = False, gate: str | None = None
+    ) -> None:
         """There is no product of 8-bit numbers yet."""
         return None
 
     def pack_blocks(
-        self, shards: Sequence[tuple[Tensor, str]], in_features: int, bias: Tensor | None, *, float_output: bool = False
+        self,
+        shards: Sequence[tuple[Tensor, str]],
+        in_features: int,
+        bias: Tensor | None,
+        *,
+        float_output: bool = False,
+        gate: str | None = None,
     ) -> None:
         """There is no product with quantized blocks yet."""
         return None
 
     embedding = staticmethod(triton_layers.embedding)
     rms_norm = staticmethod(triton_layers.rms_norm)
-    add_rms_norm = staticmethod(triton_layers.add_rms_norm)
     gemma_rms_norm = staticmethod(triton_layers.gemma_rms_norm)
     layer_norm = staticmethod(triton_layers.layer_norm)
     rotary_angles = staticmethod(triton_layers.rotary_angles)

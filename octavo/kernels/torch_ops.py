@@ -5,7 +5,7 @@ Shapes: T tokens, N heads, D numbers per head, C channels. Results have the dtyp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,38 +14,59 @@ from torch import Tensor
 from octavo.kernels import torch_sampling
 
 sampling = torch_sampling  # the kernels of the sampler
+Norm = tuple[Tensor, float]  # weight and epsilon of an RMS norm
 
 
 class DenseLinear:
-    """x [T, in] @ weight [out, in]^T + bias [out] -> [T, out], with the weight as it lies."""
+    """x [T, in] @ weight [out, in]^T + bias [out] -> [T, out], with the weight as it lies.
+
+    `gate` (silu, gelu, gelu_tanh): what comes out is gate(first half) * second half, [T, out / 2].
+    """
 
     nbytes = 0
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, *, float_output: bool) -> None:
-        self.weight, self.bias, self.float_output = weight, bias, float_output
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, float_output: bool, gate: str | None = None) -> None:
+        self.weight, self.bias, self.float_output, self.gate = weight, bias, float_output, gate
         self.arithmetic = str(weight.dtype).removeprefix("torch.")
 
     def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows of the weight for ids [T] -> [T, in]."""
         return F.embedding(ids, self.weight)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, *, norm: Norm | None = None, residual: Tensor | None = None) -> Tensor:
+        """Args:
+        norm: weight and epsilon of an RMS norm of x, that comes first.
+        residual: [T, out], which the product is added to, in place, and which is returned.
+        """
+        if norm is not None:
+            x = rms_norm(x, *norm)
         y = F.linear(x, self.weight, self.bias)
+        if self.gate is not None:
+            y = _GATES[self.gate](y)
+        if residual is not None:
+            return residual.add_(y)
         return y.float() if self.float_output else y
 
 
-def pack_linear(weight: Tensor, bias: Tensor | None, *, float_output: bool = False) -> DenseLinear:
+def pack_linear(
+    weight: Tensor, bias: Tensor | None, *, float_output: bool = False, gate: str | None = None
+) -> DenseLinear:
     """The function that multiplies with `weight`; `float_output` makes its results float32."""
-    return DenseLinear(weight, bias, float_output=float_output)
+    return DenseLinear(weight, bias, float_output=float_output, gate=gate)
 
 
-def pack_int8(weight: Tensor, bias: Tensor | None, *, float_output: bool = False) -> None:
+def pack_int8(weight: Tensor, bias: Tensor | None, *, float_output: bool = False, gate: str | None = None) -> None:
     """Plain torch has no product of 8-bit numbers that pays."""
     return None
 
 
 def pack_blocks(
-    shards: Sequence[tuple[Tensor, str]], in_features: int, bias: Tensor | None, *, float_output: bool = False
+    shards: Sequence[tuple[Tensor, str]],
+    in_features: int,
+    bias: Tensor | None,
+    *,
+    float_output: bool = False,
+    gate: str | None = None,
 ) -> None:
     """Plain torch does not multiply with quantized blocks."""
     return None
@@ -59,12 +80,6 @@ def embedding(ids: Tensor, weight: Tensor) -> Tensor:
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / rms(x) * weight over the last dimension (Zhang and Sennrich 2019, arXiv 1910.07467)."""
     return F.rms_norm(x, weight.shape, weight, eps)
-
-
-def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """residual += x in place, then rms_norm(residual). Both [T, C]."""
-    residual.add_(x)
-    return F.rms_norm(residual, weight.shape, weight, eps)
 
 
 def gemma_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -112,6 +127,13 @@ def gelu_tanh_and_mul(x: Tensor) -> Tensor:
     """gelu_and_mul with the tanh approximation of gelu."""
     gate, up = x.chunk(2, dim=-1)
     return F.gelu(gate, approximate="tanh").mul_(up)
+
+
+_GATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": silu_and_mul,
+    "gelu": gelu_and_mul,
+    "gelu_tanh": gelu_tanh_and_mul,
+}
 
 
 def relu(x: Tensor) -> Tensor:

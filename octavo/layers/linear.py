@@ -11,11 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from octavo.layers.base import Kernels, Layer, Slot
+from octavo.layers.norm import RMSNorm
 from octavo.quantization.base import LinearFunction, LinearMethod, Weight
 
 
 class Linear(Layer):
-    """x [T, in_features] -> [T, out_features]; `out_features` is the rows of one matrix, or of each that is stacked."""
+    """x [T, in_features] -> [T, out_features]; `out_features` is the rows of one matrix, or of each that is stacked.
+
+    `gate` (silu, gelu, gelu_tanh), for two matrices: the result is gate(x @ first^T) * (x @ second^T).
+    """
 
     method: LinearMethod
     weight: nn.Parameter
@@ -23,11 +27,14 @@ class Linear(Layer):
     multiply: LinearFunction
     float_output = False
 
-    def __init__(self, in_features: int, out_features: int | Sequence[int], *, bias: bool = False) -> None:
+    def __init__(
+        self, in_features: int, out_features: int | Sequence[int], *, bias: bool = False, gate: str | None = None
+    ) -> None:
         super().__init__()
         self.in_features = in_features
         self.shard_sizes = (out_features,) if isinstance(out_features, int) else tuple(out_features)
         self.has_bias = bias
+        self.gate = gate
 
     def create_weights(self, dtype: torch.dtype, device: torch.device) -> None:
         self.method.create_weights(self, dtype, device)
@@ -55,5 +62,7 @@ class Linear(Layer):
     def packed_bytes(self) -> int:
         return self.multiply.nbytes
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.multiply(x)
+    def forward(self, x: Tensor, *, norm: RMSNorm | None = None, residual: Tensor | None = None) -> Tensor:
+        """`norm` of x comes first. `residual` [T, out_features]: the product is added to it, in place."""
+        before = None if norm is None else (norm.weight, norm.eps)
+        return self.multiply(x, norm=before, residual=residual)

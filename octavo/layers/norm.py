@@ -1,8 +1,6 @@
-"""Normalization layers. With a residual they first add: forward(x, residual) -> (norm(x + residual), x + residual)."""
+"""Normalization layers."""
 
 from __future__ import annotations
-
-from typing import overload
 
 from torch import Tensor, nn
 
@@ -18,15 +16,8 @@ class RMSNorm(Layer):
         super().__init__(weight=(size,))
         self.eps = eps
 
-    @overload
-    def forward(self, x: Tensor) -> Tensor: ...
-    @overload
-    def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]: ...
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """x [..., size]; `residual` [T, size] is overwritten with the sum."""
-        if residual is None:
-            return self.kernels.rms_norm(x, self.weight, self.eps)
-        return self.kernels.add_rms_norm(x, residual, self.weight, self.eps), residual
+    def forward(self, x: Tensor) -> Tensor:
+        return self.kernels.rms_norm(x, self.weight, self.eps)
 
     def dummy_value(self, name: str) -> float | None:
         return 1.0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from octavo.layers.activation import GatedActivation
+from octavo.layers.activation import GATED_ACTIVATIONS
 from octavo.layers.attention import Attention
 from octavo.layers.context import ForwardContext
 from octavo.layers.embedding import Embedding
@@ -70,8 +70,17 @@ class RotaryAttention(nn.Module):
             logits_soft_cap=shape.logits_soft_cap,
         )
 
-    def forward(self, x: Tensor, rotate: Rotation, ctx: ForwardContext) -> Tensor:
-        qkv: Tensor = self.qkv_proj(x)
+    def forward(
+        self,
+        x: Tensor,
+        rotate: Rotation,
+        ctx: ForwardContext,
+        *,
+        norm: RMSNorm | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """`norm` of x comes first; the result is added to `residual`, in place."""
+        qkv: Tensor = self.qkv_proj(x, norm=norm)
         qk, v = qkv.split_with_sizes((self.q_size + self.kv_size, self.kv_size), dim=-1)
         if self.q_norm is not None and self.k_norm is not None:
             heads = qk.view(qk.shape[0], -1, self.head_dim)
@@ -79,7 +88,7 @@ class RotaryAttention(nn.Module):
             q, k = rotate(self.q_norm(q).flatten(1)), rotate(self.k_norm(k).flatten(1))
         else:
             q, k = rotate(qk).split_with_sizes((self.q_size, self.kv_size), dim=-1)
-        out: Tensor = self.o_proj(self.attn(q, k, v, ctx))
+        out: Tensor = self.o_proj(self.attn(q, k, v, ctx), residual=residual)
         return out
 
 
@@ -88,17 +97,18 @@ class GatedMLP(nn.Module):
 
     def __init__(self, hidden_size: int, intermediate_size: int, activation: str, *, bias: bool = False) -> None:
         super().__init__()
-        self.gate_up_proj = Linear(hidden_size, (intermediate_size, intermediate_size), bias=bias)
-        self.act = GatedActivation(activation)
+        gate = GATED_ACTIVATIONS[activation]
+        self.gate_up_proj = Linear(hidden_size, (intermediate_size, intermediate_size), bias=bias, gate=gate)
         self.down_proj = Linear(intermediate_size, hidden_size, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(self.act(self.gate_up_proj(x)))
+    def forward(self, x: Tensor, *, norm: RMSNorm | None = None, residual: Tensor | None = None) -> Tensor:
+        """`norm` of x comes first; the result is added to `residual`, in place."""
+        out: Tensor = self.down_proj(self.gate_up_proj(x, norm=norm), residual=residual)
         return out
 
 
 class PreNormLayer(nn.Module):
-    """x += attention(norm(x)); x += mlp(norm(x)). The sum `residual` is carried beside the newest summand."""
+    """x += attention(norm(x)); x += mlp(norm(x)), both in place."""
 
     def __init__(self, hidden_size: int, eps: float, self_attn: RotaryAttention, mlp: GatedMLP) -> None:
         super().__init__()
@@ -107,17 +117,10 @@ class PreNormLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(hidden_size, eps)
         self.mlp = mlp
 
-    def forward(
-        self, x: Tensor, residual: Tensor | None, rotate: Rotation, ctx: ForwardContext
-    ) -> tuple[Tensor, Tensor]:
-        """`residual` is None before the first layer, else overwritten."""
-        if residual is None:
-            x, residual = self.input_layernorm(x), x
-        else:
-            x, residual = self.input_layernorm(x, residual)
-        x = self.self_attn(x, rotate, ctx)
-        x, residual = self.post_attention_layernorm(x, residual)
-        return self.mlp(x), residual
+    def forward(self, x: Tensor, rotate: Rotation, ctx: ForwardContext) -> Tensor:
+        x = self.self_attn(x, rotate, ctx, norm=self.input_layernorm, residual=x)
+        out: Tensor = self.mlp(x, norm=self.post_attention_layernorm, residual=x)
+        return out
 
 
 class DecoderStack(nn.Module):

@@ -68,12 +68,11 @@ class LlamaForCausalLM(CausalLM):
 
     def forward(self, input_ids: Tensor, positions: Tensor, ctx: ForwardContext) -> Tensor:
         x: Tensor = self.model.embed_tokens(input_ids)
-        residual: Tensor | None = None
         rotate = self.rotary(positions, x.dtype)
         for layer in self.model.layers:
-            x, residual = layer(x, residual, rotate, ctx)
-        x, _ = self.model.norm(x, residual)
-        return x
+            x = layer(x, rotate, ctx)
+        normed: Tensor = self.model.norm(x)
+        return normed
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self.lm_head(hidden)

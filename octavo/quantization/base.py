@@ -22,7 +22,7 @@ _OWN_PAGES = 1 << 16  # bytes
 
 
 class LinearFunction(Protocol):
-    """x [T, in_features] -> x @ weight^T + bias, [T, out_features]."""
+    """x [T, in_features] -> x @ weight^T + bias, [T, out_features]; with a gate half as many."""
 
     @property
     def nbytes(self) -> int:
@@ -32,21 +32,39 @@ class LinearFunction(Protocol):
     def arithmetic(self) -> str:
         """The name of the dtype that is multiplied, such as "bfloat16" or "int8"."""
 
-    def __call__(self, x: Tensor) -> Tensor: ...
+    def __call__(
+        self, x: Tensor, *, norm: tuple[Tensor, float] | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        """Args:
+        norm: weight and epsilon of an RMS norm of x, that comes first.
+        residual: [T, out_features], which the product is added to, in place, and which is returned.
+        """
+        ...
 
     def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows of the weight, [T, in_features] of `dtype`, the run's, for ids int64 [T]: an embedding's look-up."""
 
 
 class LinearKernels(Protocol):
-    """What kernels make of weights. None: they have no such product."""
+    """What kernels make of weights. None: they have no such product.
 
-    def pack_linear(self, weight: Tensor, bias: Tensor | None, *, float_output: bool = False) -> LinearFunction: ...
+    `gate` is the activation of a layer with a gate: its product becomes gate(first half) * second half.
+    """
+
+    def pack_linear(
+        self, weight: Tensor, bias: Tensor | None, *, float_output: bool = False, gate: str | None = None
+    ) -> LinearFunction: ...
     def pack_int8(
-        self, weight: Tensor, bias: Tensor | None, *, float_output: bool = False
+        self, weight: Tensor, bias: Tensor | None, *, float_output: bool = False, gate: str | None = None
     ) -> LinearFunction | None: ...
     def pack_blocks(
-        self, shards: Sequence[tuple[Tensor, str]], in_features: int, bias: Tensor | None, *, float_output: bool = False
+        self,
+        shards: Sequence[tuple[Tensor, str]],
+        in_features: int,
+        bias: Tensor | None,
+        *,
+        float_output: bool = False,
+        gate: str | None = None,
     ) -> LinearFunction | None: ...
 
 
@@ -60,6 +78,7 @@ class LinearLayer(Protocol):
     bias: nn.Parameter | None  # made by the method
     multiply: LinearFunction  # made by the method, when it is attached to kernels
     float_output: bool  # the result is float32 whatever the dtype of the run
+    gate: str | None
 
 
 class LinearMethod(ABC):

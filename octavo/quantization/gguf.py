@@ -34,7 +34,9 @@ class GGUFLinearMethod(UnquantizedLinearMethod):
         self.shards.clear()
         blocks = [(shard.raw, shard.type_name) for shard in shards if isinstance(shard, GGUFTensor)]
         if shards and len(blocks) == len(shards) and linear.weight.dtype is not torch.float32:
-            packed = kernels.pack_blocks(blocks, linear.in_features, linear.bias, float_output=linear.float_output)
+            packed = kernels.pack_blocks(
+                blocks, linear.in_features, linear.bias, float_output=linear.float_output, gate=linear.gate
+            )
             if packed is not None:
                 linear.multiply = packed
                 drop_weight(linear)

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from octavo.errors import ConfigError
 from octavo.kernels.gguf import quantize_q8_0
 from octavo.quantization.base import LinearFunction, LinearKernels, LinearLayer
-from octavo.quantization.unquantized import UnquantizedLinearMethod, drop_weight
+from octavo.quantization.unquantized import UnquantizedLinearMethod, drop_weight, rows_of
 
 BLOCK = 32
 
@@ -39,10 +39,16 @@ class Int8LinearMethod(_Rounded):
                 f"quantization 'int8' rounds blocks of {BLOCK} numbers, but a layer of this model has rows of "
                 f"{linear.in_features}; use int8_channel"
             )
-        blocks = [(quantize_q8_0(linear.weight), "Q8_0")]
-        return kernels.pack_blocks(blocks, linear.in_features, linear.bias, float_output=linear.float_output)
+        shards = [linear.weight[rows_of(linear, shard)] for shard in range(len(linear.shard_sizes))]
+        return kernels.pack_blocks(
+            [(quantize_q8_0(shard), "Q8_0") for shard in shards],
+            linear.in_features,
+            linear.bias,
+            float_output=linear.float_output,
+            gate=linear.gate,
+        )
 
 
 class Int8ChannelLinearMethod(_Rounded):
     def pack(self, linear: LinearLayer, kernels: LinearKernels) -> LinearFunction | None:
-        return kernels.pack_int8(linear.weight, linear.bias, float_output=linear.float_output)
+        return kernels.pack_int8(linear.weight, linear.bias, float_output=linear.float_output, gate=linear.gate)

@@ -31,7 +31,9 @@ class UnquantizedLinearMethod(LinearMethod):
             fill(weight, blocks)
 
     def attach(self, linear: LinearLayer, kernels: LinearKernels) -> None:
-        linear.multiply = kernels.pack_linear(linear.weight, linear.bias, float_output=linear.float_output)
+        linear.multiply = kernels.pack_linear(
+            linear.weight, linear.bias, float_output=linear.float_output, gate=linear.gate
+        )
         if linear.multiply.nbytes:
             drop_weight(linear)
 

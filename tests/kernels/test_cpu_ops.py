@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 from all_kernels import CPP_KERNELS
+from gguf_blocks import random_blocks
 from torch import Tensor
 
 from octavo.kernels import torch_ops
 from octavo.kernels.cpu import CPUKernels, PagedCache
+from octavo.kernels.gguf import quantize_q8_0
 
 pytestmark = pytest.mark.skipif(not CPP_KERNELS, reason="the C++ kernels are not built")
 every_isa = pytest.mark.parametrize("kernels", CPP_KERNELS.values(), ids=CPP_KERNELS)
@@ -121,20 +123,6 @@ def test_norms_of_rows_and_of_groups(kernels: CPUKernels, dtype: torch.dtype, wi
 
 @every_isa
 @every_dtype
-@pytest.mark.parametrize("width", WIDTHS)
-def test_norm_with_residual_leaves_what_is_beside_it(kernels: CPUKernels, dtype: torch.dtype, width: int) -> None:
-    x, weight = rows_apart(5, width, dtype), torch.randn(width).to(dtype)
-    wide = torch.randn(5, width + 4).to(dtype)
-    before = wide.clone()
-    residual, reference = wide[:, 1 : 1 + width], before[:, 1 : 1 + width].clone()
-    close(kernels.add_rms_norm(x, residual, weight, 1e-5), torch_ops.add_rms_norm(x, reference, weight, 1e-5))
-    assert torch.equal(residual, reference)
-    assert torch.equal(wide[:, 0], before[:, 0])
-    assert torch.equal(wide[:, 1 + width :], before[:, 1 + width :])
-
-
-@every_isa
-@every_dtype
 @pytest.mark.parametrize("name", ["silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "relu", "gelu"])
 def test_activations(kernels: CPUKernels, dtype: torch.dtype, name: str) -> None:
     for width in WIDTHS:
@@ -154,6 +142,49 @@ def test_linear_of_odd_sizes(kernels: CPUKernels, dtype: torch.dtype, n: int, k:
     for rows in (0, 1, 2, 7, 9, 257):
         x = rows_apart(rows, k, dtype)
         close(linear(x), x.float() @ weight.float().T + bias.float())
+
+
+@every_isa
+@every_dtype
+@pytest.mark.parametrize("gate", ["silu", "gelu", "gelu_tanh"])
+@pytest.mark.parametrize("half", [1, 47, 48, 101])
+def test_gates(kernels: CPUKernels, dtype: torch.dtype, half: int, gate: str) -> None:
+    """Of plain weights and of quantized ones, against their products without a gate."""
+    weight, bias = torch.randn(2 * half, 64) / 8, torch.randn(2 * half)
+    blocks = quantize_q8_0(weight)
+    shards = [(blocks[:half], "Q8_0"), (blocks[half:], "Q8_0")]
+    mixed = [(blocks[:half], "Q8_0"), (random_blocks("Q4_1", half, 64), "Q4_1")]
+    norm = torch.rand(64).to(dtype), 1e-5
+    for pack in (
+        lambda **options: kernels.pack_linear(weight.to(dtype), bias, **options),
+        lambda **options: kernels.pack_int8(weight, bias, **options),
+        lambda **options: kernels.pack_blocks(shards, 64, bias, **options),
+        lambda **options: kernels.pack_blocks(mixed, 64, bias, **options),
+    ):
+        plain, gated = pack(float_output=True), pack(gate=gate)
+        for rows in (0, 1, 2, 9, 300):
+            x = rows_apart(rows, 64, dtype)
+            expected = getattr(torch_ops, f"{gate}_and_mul")(plain(x, norm=norm))
+            torch.testing.assert_close(
+                gated(x, norm=norm).float(), expected, rtol=0.02, atol=0.02 if dtype is torch.bfloat16 else 1e-4
+            )
+
+
+@every_isa
+@every_dtype
+def test_a_sum_with_a_residual_leaves_what_is_beside_it(kernels: CPUKernels, dtype: torch.dtype) -> None:
+    weight, bias = torch.randn(50, 64) / 8, torch.randn(50)
+    for linear in (kernels.pack_linear(weight.to(dtype), bias), kernels.pack_int8(weight, bias), q8_0(kernels, weight)):
+        for rows in (1, 2, 9, 300):
+            x, wide = rows_apart(rows, 64, dtype), torch.randn(rows, 54).to(dtype)
+            before, residual = wide.clone(), wide[:, 1:51]
+            expected = before[:, 1:51].float() + linear(x.float() if dtype is torch.float32 else x).float()
+            assert linear(x, residual=residual) is residual
+            torch.testing.assert_close(
+                residual.float(), expected, rtol=0.02, atol=0.02 if dtype is torch.bfloat16 else 1e-5
+            )
+            assert torch.equal(wide[:, 0], before[:, 0])
+            assert torch.equal(wide[:, 51:], before[:, 51:])
 
 
 @every_isa
@@ -194,11 +225,7 @@ def test_a_row_that_is_not_finite_leaves_the_others_as_they_are(kernels: CPUKern
 
 def q8_0(kernels: CPUKernels, weight: Tensor) -> Any:
     """The product with `weight` in Q8_0 blocks of 32: an fp16 scale, then 32 int8."""
-    blocks = weight.view(len(weight), -1, 32)
-    scale = (blocks.abs().amax(-1, keepdim=True) / 127).half()
-    codes = (blocks / scale.float()).round().clamp(-127, 127).to(torch.int8)
-    raw = torch.cat([scale.view(torch.uint8), codes.view(torch.uint8)], dim=-1).view(len(weight), -1)
-    linear = kernels.pack_blocks([(raw, "Q8_0")], weight.shape[1], None)
+    linear = kernels.pack_blocks([(quantize_q8_0(weight), "Q8_0")], weight.shape[1], None)
     assert linear is not None
     return linear
 
@@ -228,7 +255,8 @@ class TinyStep:
         self.inv_freq = torch.rand(self.head_dim // 2)
         self.qkv = kernels.pack_linear(torch.randn(128, self.width).to(dtype) / 8, torch.randn(128))
         self.out = kernels.pack_int8(torch.randn(self.width, self.width).to(dtype) / 8, None)
-        self.up = q8_0(kernels, torch.randn(192, self.width) / 8)
+        up = quantize_q8_0(torch.randn(192, self.width) / 8)
+        self.up = kernels.pack_blocks([(up[:96], "Q8_0"), (up[96:], "Q8_0")], self.width, None, gate="silu")
         self.down = kernels.pack_linear(torch.randn(self.width, 96).to(dtype) / 8, None)
         self.head = kernels.pack_linear(torch.randn(33, self.width).to(dtype), None, float_output=True)
 
@@ -252,8 +280,8 @@ class TinyStep:
             sliding_window=0,
             causal=True,
         )
-        x = ops.add_rms_norm(self.out(x.view(rows, size)), residual, self.norm, 1e-6)
-        return self.head(ops.add(self.down(ops.silu_and_mul(self.up(x))), residual))
+        residual = self.out(x.view(rows, size), residual=residual)
+        return self.head(ops.add(self.down(ops.relu(self.up(residual, norm=(self.norm, 1e-6)))), residual))
 
 
 @every_isa

@@ -37,7 +37,18 @@ def run(isa: str, matrix: Any, x: Tensor, bias: Tensor | None = None, dtype: tor
     y = torch.full((x.shape[0], matrix.n), float("nan"), dtype=dtype)
     address = 0 if bias is None else bias.data_ptr()
     TEAMS[isa].quant_linear(
-        matrix, DTYPES[x.dtype], x.data_ptr(), x.stride(0), address, DTYPES[dtype], y.data_ptr(), matrix.n, x.shape[0]
+        matrix,
+        DTYPES[x.dtype],
+        x.data_ptr(),
+        x.stride(0),
+        address,
+        DTYPES[dtype],
+        y.data_ptr(),
+        matrix.n,
+        False,
+        4,
+        0,
+        x.shape[0],
     )
     return y
 
@@ -119,7 +130,7 @@ def test_a_row_does_not_depend_on_its_batch(isa: str, type_name: str) -> None:
         assert torch.equal(run(isa, matrix, x[start : start + rows]), whole[start : start + rows]), (start, rows)
     alone = _cpu.Team(1, isa)
     y = torch.empty(300, 109)
-    alone.quant_linear(matrix, 0, x.data_ptr(), 512, 0, 0, y.data_ptr(), 109, 300)
+    alone.quant_linear(matrix, 0, x.data_ptr(), 512, 0, 0, y.data_ptr(), 109, False, 4, 0, 300)
     assert torch.equal(y, whole)
 
 
@@ -130,7 +141,7 @@ def test_strides_and_what_lies_between_rows(isa: str) -> None:
     x = wide_x[:, 30:126]
     expected = run(isa, matrix, x.contiguous())
     y = torch.full((5, 64), 7.0)
-    TEAMS[isa].quant_linear(matrix, 0, x.data_ptr(), 200, 0, 0, y.data_ptr(), 64, 5)
+    TEAMS[isa].quant_linear(matrix, 0, x.data_ptr(), 200, 0, 0, y.data_ptr(), 64, False, 4, 0, 5)
     assert torch.equal(y[:, :50], expected)
     assert torch.equal(y[:, 50:], torch.full((5, 14), 7.0))
 
@@ -166,8 +177,8 @@ def test_replay_with_other_rows(isa: str) -> None:
     team = _cpu.Team(2, isa)
     x, h, y = torch.zeros(20, 64), torch.zeros(20, 96), torch.zeros(20, 40)
     team.start_recording(20)
-    team.quant_linear(first, 0, x.data_ptr(), 64, 0, 0, h.data_ptr(), 96, 20)
-    team.quant_linear(second, 0, h.data_ptr(), 96, 0, 0, y.data_ptr(), 40, 20)
+    team.quant_linear(first, 0, x.data_ptr(), 64, 0, 0, h.data_ptr(), 96, False, 4, 0, 20)
+    team.quant_linear(second, 0, h.data_ptr(), 96, 0, 0, y.data_ptr(), 40, False, 4, 0, 20)
     recording = team.finish_recording()
     assert recording.num_calls == 2
     for rows in (20, 1, 7):
@@ -208,4 +219,9 @@ def test_wrong_sizes_are_refused() -> None:
         (0, 64, 0, 48, -1),
     ):
         with pytest.raises(ValueError):
-            team.quant_linear(matrix, x_dtype, x.data_ptr(), x_stride, 0, y_dtype, y.data_ptr(), y_stride, rows)
+            team.quant_linear(
+                matrix, x_dtype, x.data_ptr(), x_stride, 0, y_dtype, y.data_ptr(), y_stride, False, 4, 0, rows
+            )
+    for gate, gated in ((-1, 0), (5, 0), (0, -1), (0, 24), (0, 48)):
+        with pytest.raises(ValueError):
+            team.quant_linear(matrix, 0, x.data_ptr(), 64, 0, 0, y.data_ptr(), 48, False, gate, gated, 2)

@@ -8,7 +8,7 @@ from all_kernels import KERNELS
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from octavo.layers.activation import ACTIVATIONS, GATED_ACTIVATIONS, Activation, GatedActivation
+from octavo.layers.activation import ACTIVATIONS, GATED_ACTIVATIONS, Activation
 from octavo.layers.base import Layer, Slot
 from octavo.layers.embedding import Embedding, LMHead
 from octavo.layers.linear import Linear
@@ -84,20 +84,25 @@ def test_norms(dtype: torch.dtype) -> None:
     assert rms(x).dtype == gemma(x).dtype == layer(x).dtype == dtype
 
 
-def test_norm_with_residual_adds_first() -> None:
-    norm = RMSNorm(8, 1e-6)
-    filled(norm)
-    x, residual = torch.randn(2, TOKENS, 8)
-    total = x + residual
-    normed, carried = norm(x, residual)
-    torch.testing.assert_close(carried, total)
-    torch.testing.assert_close(normed, norm(total))
-
-
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("name", GATED_ACTIVATIONS)
-def test_gated_activations(name: str) -> None:
-    x = torch.randn(TOKENS, 12) * 3
-    torch.testing.assert_close(GatedActivation(name)(x), ACT2FN[name](x[:, :6]) * x[:, 6:])
+def test_a_gate_with_a_norm_before_it(name: str, bias: bool) -> None:
+    linear, norm = Linear(8, (6, 6), bias=bias, gate=GATED_ACTIVATIONS[name]), RMSNorm(8, 1e-6)
+    filled(norm)
+    weights, x = filled(linear), torch.randn(TOKENS, 8)
+    first, second = (
+        torch.nn.functional.linear(norm(x), weights[Slot("weight", i)], weights.get(Slot("bias", i))) for i in range(2)
+    )
+    torch.testing.assert_close(linear(x, norm=norm), ACT2FN[name](first) * second)
+
+
+def test_a_product_is_added_to_the_residual() -> None:
+    linear = Linear(8, 5)
+    filled(linear)
+    x, residual = torch.randn(TOKENS, 8), torch.randn(TOKENS, 5)
+    expected = residual + linear(x)
+    assert linear(x, residual=residual) is residual
+    torch.testing.assert_close(residual, expected)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
