@@ -94,7 +94,6 @@ def layers() -> None:
     for norm in (triton_layers.rms_norm, triton_layers.gemma_rms_norm):
         norm(x, weight, 1e-6)
         norm(empty(4, 16, 128), empty(128), 1e-6)
-    triton_layers.add_rms_norm(empty(4, 4096), empty(4, 4096), empty(4096), 1e-6)
     triton_layers.layer_norm(x, weight, weight, 1e-5)
     angles = triton_layers.rotary_angles(empty(4, dtype=torch.int64), empty(64, dtype=torch.float32), 1.0, x.dtype)
     triton_layers.rotary_embedding(empty(4, 24, 128), *angles)

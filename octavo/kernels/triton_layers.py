@@ -49,8 +49,8 @@ def activate(x, NAME: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows"])
 def norm_kernel(
-    x_ptr, residual_ptr, weight_ptr, bias_ptr, y_ptr, rows, groups, x_stride, x_group_stride, residual_stride, eps,
-    C: tl.constexpr, KIND: tl.constexpr, ADD: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr, PDL: tl.constexpr,
+    x_ptr, weight_ptr, bias_ptr, y_ptr, rows, groups, x_stride, x_group_stride, eps,
+    C: tl.constexpr, KIND: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """BR rows a program, each as a whole. Row r is group r % groups of x[r // groups]; y is contiguous."""
     row = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR)
@@ -62,11 +62,6 @@ def norm_kernel(
     overlap(PDL)
     x_at = (row // groups) * x_stride + (row % groups) * x_group_stride
     x = tl.load(x_ptr + x_at[:, None] + c[None, :], mask=inside, other=0.0).to(tl.float32)
-    if ADD:
-        residual_at = residual_ptr + (row * residual_stride)[:, None] + c[None, :]
-        summed = (x + tl.load(residual_at, mask=inside, other=0.0).to(tl.float32)).to(residual_ptr.dtype.element_ty)
-        tl.store(residual_at, summed, mask=inside)
-        x = summed.to(tl.float32)
     if KIND == _LAYER:
         x = tl.where(inside, x - (tl.sum(x, 1) / C)[:, None], 0.0)
     y = x * tl.rsqrt(tl.sum(x * x, 1) / C + eps)[:, None]
@@ -79,15 +74,12 @@ def norm_kernel(
     tl.store(y_ptr + (row * C)[:, None] + c[None, :], y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
-def _norm(
-    kind: tl.constexpr, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float
-) -> Tensor:
+def _norm(kind: tl.constexpr, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
     """Over the last dimension of x [T, C] or [T, N, C]."""
     channels = x.shape[-1]
     groups, group_stride = (x.shape[1], x.stride(1)) if x.dim() == 3 else (1, 0)
     assert x.dim() in (2, 3)
     assert x.stride(-1) == 1 or channels == 1
-    assert residual is None or (residual.shape == x.shape and residual.stride(-1) == 1 and x.dim() == 2)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     rows, width = x.shape[0] * groups, next_power_of_2(channels)
     block_rows = max(1, min(16, 1024 // width))
@@ -95,7 +87,6 @@ def _norm(
         norm_kernel,
         (triton.cdiv(rows, block_rows),),
         x,
-        x if residual is None else residual,
         weight,
         weight if bias is None else bias,
         y,
@@ -103,11 +94,9 @@ def _norm(
         groups,
         x.stride(0),
         group_stride,
-        0 if residual is None else residual.stride(0),
         eps,
         C=channels,
         KIND=kind,
-        ADD=residual is not None,
         BR=block_rows,
         BC=width,
         num_warps=min(16, max(4, width // 512)),
@@ -116,20 +105,15 @@ def _norm(
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return _norm(_RMS, x, None, weight, None, eps)
-
-
-def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """`residual` is overwritten with the sum, rounded to its dtype; the norm is that of the rounded sum."""
-    return _norm(_RMS, x, residual, weight, None, eps)
+    return _norm(_RMS, x, weight, None, eps)
 
 
 def gemma_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return _norm(_GEMMA_RMS, x, None, weight, None, eps)
+    return _norm(_GEMMA_RMS, x, weight, None, eps)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    return _norm(_LAYER, x, None, weight, bias, eps)
+    return _norm(_LAYER, x, weight, bias, eps)
 
 
 # ---- rotary embeddings ----

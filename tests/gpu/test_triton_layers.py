@@ -54,23 +54,6 @@ def test_norms(dtype: torch.dtype, width: int) -> None:
 
 
 @every_dtype
-@pytest.mark.parametrize("width", WIDTHS)
-def test_norm_with_residual_leaves_what_is_beside_it(dtype: torch.dtype, width: int) -> None:
-    weight = vector(width, dtype)
-    for rows in ROWS:
-        x, wide = rows_apart(rows, width, dtype), torch.randn(rows, width + 4).to(DEVICE, dtype)
-        residual, before = wide[:, 1 : 1 + width], wide.clone()
-        y = triton_layers.add_rms_norm(x, residual, weight, 1e-5)
-        summed = before[:, 1 : 1 + width] + x
-        assert torch.equal(residual, summed)
-        assert torch.equal(wide[:, 0], before[:, 0])
-        assert torch.equal(wide[:, 1 + width :], before[:, 1 + width :])
-        wide_sum = summed.double()
-        rms = wide_sum * (wide_sum.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
-        close(y, rms * weight.double(), dtype)
-
-
-@every_dtype
 @pytest.mark.parametrize("half", [1, 8, 17, 64])
 def test_rotary_angles_up_to_long_contexts(dtype: torch.dtype, half: int) -> None:
     positions = torch.tensor([0, 1, 2, 4095, 4096, 65537, 131070, 1048575], device=DEVICE)
