@@ -45,6 +45,11 @@ class AttentionMetadata:
     plan: Any = None  # the backend's own, from `build`
 
 
+HeadNorms = tuple[
+    Tensor, Tensor, float, float
+]  # RMS norms: weights [head_dim] of q and k, epsilon, what is added to both
+
+
 class AttentionLayer(Protocol):
     """What a backend reads of the layer that calls it."""
 
@@ -67,6 +72,7 @@ class AttentionBackend(ABC):
 
     name: ClassVar[str]
     capturable: ClassVar[bool] = False  # its decode steps can be captured: no result is looked at on the host
+    rotates: ClassVar[bool] = False  # it has `forward_rotated`
 
     def __init__(self, specs: Sequence[AttentionSpec], kernels: object) -> None:
         self.dtype = specs[0].dtype
@@ -100,3 +106,18 @@ class AttentionBackend(ABC):
 
         Returns [T, num_heads, head_dim].
         """
+
+    def forward_rotated(
+        self,
+        layer: AttentionLayer,
+        qkv: Tensor,
+        angles: tuple[Tensor, Tensor],
+        norms: HeadNorms | None,
+        kv_cache: Tensor,
+        metadata: AttentionMetadata,
+    ) -> Tensor:
+        """`forward` for qkv [T, (num_heads + 2 * num_kv_heads) * head_dim] as the product gives it.
+
+        The heads of q and k are normed, where there are `norms`, and rotated by cosines and sines [T, 1, half].
+        """
+        raise NotImplementedError

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from octavo.attention.base import AttentionBackend, AttentionLayer, AttentionMetadata, AttentionSpec
+from octavo.attention.base import AttentionBackend, AttentionLayer, AttentionMetadata, AttentionSpec, HeadNorms
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_HEAD_DIM = 256
@@ -28,6 +28,7 @@ class TritonAttentionBackend(AttentionBackend):
 
     name: ClassVar[str] = "TRITON_ATTN"
     capturable: ClassVar[bool] = True
+    rotates: ClassVar[bool] = True
 
     def __init__(self, specs: Sequence[AttentionSpec], kernels: object) -> None:
         super().__init__(specs, kernels)
@@ -74,6 +75,32 @@ class TritonAttentionBackend(AttentionBackend):
         self, layer: AttentionLayer, q: Tensor, k: Tensor, v: Tensor, kv_cache: Tensor, metadata: AttentionMetadata
     ) -> Tensor:
         self._cache.cache_write(kv_cache, k, v, metadata.slot_mapping)
+        return self._attend(layer, q, kv_cache, metadata)
+
+    def forward_rotated(
+        self,
+        layer: AttentionLayer,
+        qkv: Tensor,
+        angles: tuple[Tensor, Tensor],
+        norms: HeadNorms | None,
+        kv_cache: Tensor,
+        metadata: AttentionMetadata,
+    ) -> Tensor:
+        q_norm, k_norm, eps, offset = norms or (None, None, 0.0, 0.0)
+        q = self._cache.rotary_and_cache_write(
+            qkv,
+            kv_cache,
+            *angles,
+            metadata.slot_mapping,
+            num_heads=layer.num_heads,
+            q_norm=q_norm,
+            k_norm=k_norm,
+            eps=eps,
+            norm_offset=offset,
+        )
+        return self._attend(layer, q, kv_cache, metadata)
+
+    def _attend(self, layer: AttentionLayer, q: Tensor, kv_cache: Tensor, metadata: AttentionMetadata) -> Tensor:
         out: Tensor = self._attention.paged_attention(
             q,
             kv_cache,

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from octavo.attention.base import AttentionBackend, AttentionSpec
 from octavo.layers.context import ForwardContext
+
+if TYPE_CHECKING:
+    from octavo.layers.norm import HeadNorm
+    from octavo.layers.rotary import Rotation
 
 
 class Attention(nn.Module):
@@ -49,6 +55,32 @@ class Attention(nn.Module):
             ctx.metadata[self.group_id],
         )
         return out.view(-1, self.num_heads * self.head_dim)
+
+    def rotated(
+        self,
+        qkv: Tensor,
+        rotate: Rotation,
+        norms: tuple[HeadNorm, HeadNorm] | None,
+        ctx: ForwardContext,
+    ) -> Tensor:
+        """Attention with heads of q and k that are normed, where there are norms, and rotated first.
+
+        qkv [T, (num_heads + 2 * num_kv_heads) * head_dim] -> [T, num_heads * head_dim].
+        """
+        if self.backend.rotates:
+            cache, metadata = ctx.kv_caches[self.layer_id], ctx.metadata[self.group_id]
+            operands = None if norms is None else (norms[0].weight, norms[1].weight, norms[0].eps, norms[0].offset)
+            out = self.backend.forward_rotated(self, qkv, (rotate.cos, rotate.sin), operands, cache, metadata)
+            return out.view(-1, self.num_heads * self.head_dim)
+        sizes = (self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim)
+        qk, v = qkv.split_with_sizes((sum(sizes), sizes[1]), dim=-1)
+        if norms is None:
+            q, k = rotate(qk).split_with_sizes(sizes, dim=-1)
+        else:
+            heads = qk.view(qk.shape[0], -1, self.head_dim)
+            q, k = heads.split_with_sizes((self.num_heads, self.num_kv_heads), dim=1)
+            q, k = rotate(norms[0](q).flatten(1)), rotate(norms[1](k).flatten(1))
+        return self(q, k, v, ctx)
 
     def spec(self, dtype: torch.dtype, kv_cache_dtype: torch.dtype, block_size: int) -> AttentionSpec:
         return AttentionSpec(

@@ -11,6 +11,7 @@ class RMSNorm(Layer):
     """x / rms(x) * weight over the last dimension, of `size` numbers."""
 
     weight: nn.Parameter
+    offset = 0.0  # that is added to the weight
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__(weight=(size,))
@@ -27,6 +28,7 @@ class GemmaRMSNorm(Layer):
     """RMSNorm whose stored weight is the distance from 1."""
 
     weight: nn.Parameter
+    offset = 1.0  # that is added to the weight
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__(weight=(size,))
@@ -37,6 +39,9 @@ class GemmaRMSNorm(Layer):
 
     def dummy_value(self, name: str) -> float | None:
         return 0.0
+
+
+HeadNorm = RMSNorm | GemmaRMSNorm  # that heads of queries or keys may have
 
 
 class LayerNorm(Layer):

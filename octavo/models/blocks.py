@@ -11,7 +11,7 @@ from octavo.layers.attention import Attention
 from octavo.layers.context import ForwardContext
 from octavo.layers.embedding import Embedding
 from octavo.layers.linear import Linear
-from octavo.layers.norm import GemmaRMSNorm, RMSNorm
+from octavo.layers.norm import GemmaRMSNorm, HeadNorm, RMSNorm
 from octavo.layers.rotary import Rotation
 from octavo.models.base import WeightMap
 
@@ -50,15 +50,15 @@ class RotaryAttention(nn.Module):
         shape: AttentionShape,
         layer_id: int,
         sliding_window: int | None,
-        head_norms: tuple[RMSNorm, RMSNorm] | tuple[GemmaRMSNorm, GemmaRMSNorm] | None = None,
+        head_norms: tuple[HeadNorm, HeadNorm] | None = None,
     ) -> None:
         super().__init__()
         self.q_size, self.kv_size = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
         self.head_dim = shape.head_dim
         self.qkv_proj = Linear(shape.hidden_size, (self.q_size, self.kv_size, self.kv_size), bias=shape.qkv_bias)
         self.o_proj = Linear(self.q_size, shape.hidden_size, bias=shape.output_bias)
-        self.q_norm: RMSNorm | GemmaRMSNorm | None
-        self.k_norm: RMSNorm | GemmaRMSNorm | None
+        self.q_norm: HeadNorm | None
+        self.k_norm: HeadNorm | None
         self.q_norm, self.k_norm = head_norms or (None, None)
         self.attn = Attention(
             shape.num_heads,
@@ -81,14 +81,9 @@ class RotaryAttention(nn.Module):
     ) -> Tensor:
         """`norm` of x comes first; the result is added to `residual`, in place."""
         qkv: Tensor = self.qkv_proj(x, norm=norm)
-        qk, v = qkv.split_with_sizes((self.q_size + self.kv_size, self.kv_size), dim=-1)
-        if self.q_norm is not None and self.k_norm is not None:
-            heads = qk.view(qk.shape[0], -1, self.head_dim)
-            q, k = heads.split_with_sizes((self.attn.num_heads, self.attn.num_kv_heads), dim=1)
-            q, k = rotate(self.q_norm(q).flatten(1)), rotate(self.k_norm(k).flatten(1))
-        else:
-            q, k = rotate(qk).split_with_sizes((self.q_size, self.kv_size), dim=-1)
-        out: Tensor = self.o_proj(self.attn(q, k, v, ctx), residual=residual)
+        norms = (self.q_norm, self.k_norm) if self.q_norm is not None and self.k_norm is not None else None
+        attended = self.attn.rotated(qkv, rotate, norms, ctx)
+        out: Tensor = self.o_proj(attended, residual=residual)
         return out
 
 
