@@ -17,6 +17,8 @@ from octavo.worker.step_graph import Forward, StepGraph
 
 logger = get_logger(__name__)
 
+_LOGITS_UP_TO = 16  # requests: with so few the host has no time to launch the head; of more, logits take much memory
+
 
 class CapturedStep(StepGraph):
     """Serves steps of one token for each request."""
@@ -24,12 +26,12 @@ class CapturedStep(StepGraph):
     def __init__(self, forward: Forward, *, max_model_len: int) -> None:
         self._forward = forward
         self._max_model_len = max_model_len
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor | None]] = {}
         self._pool = torch.cuda.graph_pool_handle()
         started = time.perf_counter()
         sizes = _sizes(forward.buffers.max_num_seqs)
         forward.buffers.pad(0, sizes[-1])
-        forward.buffers.upload(sizes[-1], sizes[-1])
+        forward.buffers.upload(sizes[-1])
         with torch.inference_mode():
             for size in reversed(sizes):  # the largest first: the others find room in its memory
                 self._capture(size)
@@ -39,25 +41,27 @@ class CapturedStep(StepGraph):
         self._run_model(size)  # once outside: kernels are compiled, libraries find their workspaces
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
-            hidden = self._run_model(size)
-        self._graphs[size] = graph, hidden
+            hidden, logits = self._run_model(size)
+        self._graphs[size] = graph, hidden, logits
 
-    def _run_model(self, size: int) -> Tensor:
-        self._forward.read_tokens(size)
-        return self._forward(num_tokens=size, num_requests=size, max_query_len=1, max_seq_len=self._max_model_len)
+    def _run_model(self, size: int) -> tuple[Tensor, Tensor | None]:
+        forward = self._forward
+        forward.read_tokens(size)
+        hidden = forward(num_tokens=size, num_requests=size, max_query_len=1, max_seq_len=self._max_model_len)
+        return hidden, forward.model.compute_logits(hidden) if size <= _LOGITS_UP_TO else None
 
     def accepts(self, inputs: StepInputs) -> bool:
         return inputs.max_query_len == 1
 
-    def run(self, inputs: StepInputs) -> Tensor:
+    def run(self, inputs: StepInputs) -> tuple[Tensor, Tensor | None]:
         num_requests = len(inputs.slots)
         size = next(size for size in sorted(self._graphs) if size >= num_requests)
         buffers = self._forward.buffers
         buffers.pad(num_requests, size)
-        buffers.upload(size, size)
-        graph, hidden = self._graphs[size]
+        buffers.upload(size)
+        graph, hidden, logits = self._graphs[size]
         graph.replay()
-        return hidden[:num_requests]
+        return hidden[:num_requests], None if logits is None else logits[:num_requests]
 
 
 def _sizes(largest: int) -> list[int]:

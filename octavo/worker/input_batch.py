@@ -34,12 +34,12 @@ class StepInputs:
     max_seq_len: int
     sampled_rows: IntArray  # [S], the rows for which a token is sampled
 
-    def logits_of(self, hidden: Tensor) -> Tensor:
-        """Of hidden states [T, C] those at the last positions of the sampled rows, [S, C]."""
+    def sampled_of(self, x: Tensor) -> Tensor:
+        """Of x [T, C], one row for each token, those at the last positions of the sampled rows, [S, C]."""
         if len(self.sampled_rows) == self.num_tokens:
-            return hidden
+            return x
         last = self.query_start[1:][self.sampled_rows] - 1
-        return hidden[torch.from_numpy(last).to(hidden.device)]
+        return x[torch.from_numpy(last).to(x.device, non_blocking=True)]
 
 
 class InputBatch:
@@ -120,6 +120,10 @@ class InputBatch:
         self._buffers.query_start_loc.host[: num_rows + 1] = query_start
         self._buffers.seq_lens.host[:num_rows] = seq_lens
         self._write_tokens(inputs)
+        sampled, row_length = inputs.slots[inputs.sampled_rows], self.token_ids.row_length
+        # What no longer fits a context goes to the last column, which nothing reads.
+        columns = np.minimum(self.num_tokens[sampled], row_length - 1)
+        self._buffers.sampled_places.host[: len(sampled)] = sampled * row_length + columns
         return inputs
 
     def _write_tokens(self, inputs: StepInputs) -> None:
@@ -141,11 +145,10 @@ class InputBatch:
         np.multiply(token_slots, self.token_ids.row_length, out=buffers.token_places.host[:num_tokens])
         buffers.token_places.host[:num_tokens] += positions
 
-    def append_sampled(self, slots: IntArray, token_ids: Tensor) -> None:
-        """Write the tokens [S] sampled for the rows `slots` behind what the rows hold."""
-        columns = self.num_tokens[slots]
-        self.token_ids.put(slots, columns, token_ids)
-        self.num_tokens[slots] = columns + 1
+    def append_sampled(self, inputs: StepInputs, token_ids: Tensor) -> None:
+        """Write the tokens [S] that a step sampled behind what its sampled rows hold."""
+        self.token_ids.put(self._buffers.sampled_places, token_ids)
+        self.num_tokens[inputs.slots[inputs.sampled_rows]] += 1
 
 
 def _places(all_ids: list[str], some_ids: list[str]) -> IntArray:

@@ -43,11 +43,11 @@ class ModelRunner:
         self._apply(batch)
         inputs = self._rows.prepare(batch)
         graph = next(graph for graph in self._graphs if graph.accepts(inputs))
-        hidden = graph.run(inputs)
+        hidden, logits = graph.run(inputs)
         output = StepOutput(step_id=batch.step_id, request_ids=batch.sampled_request_ids, token_ids=[])
         if self._prompt_scored:
             output.prompt_logprobs = self._score_prompts(inputs, hidden)
-        return LaunchedStep(output, self._sample(inputs, hidden) if len(inputs.sampled_rows) else None)
+        return LaunchedStep(output, self._sample(inputs, hidden, logits) if len(inputs.sampled_rows) else None)
 
     def reset(self) -> None:
         """Forget all requests, after a step that failed."""
@@ -65,8 +65,9 @@ class ModelRunner:
             if new.params.prompt_logprobs is not None or new.params.prompt_logprob_token_ids is not None:
                 self._prompt_scored[new.request_id] = new
 
-    def _sample(self, inputs: StepInputs, hidden: Tensor) -> SamplerOutput:
-        logits = self._model.compute_logits(inputs.logits_of(hidden))
+    def _sample(self, inputs: StepInputs, hidden: Tensor, logits: Tensor | None) -> SamplerOutput:
+        sampled_rows = inputs.sampled_of(hidden if logits is None else logits)
+        logits = self._model.compute_logits(sampled_rows) if logits is None else sampled_rows
         slots = inputs.slots[inputs.sampled_rows]
         history = History(
             token_ids=self._rows.token_ids.tensor,
@@ -74,7 +75,7 @@ class ModelRunner:
             num_prompt_tokens=self._rows.num_prompt_tokens[slots],
         )
         sampled = self._sampler.sample(logits, slots, history)
-        self._rows.append_sampled(slots, sampled.token_ids)
+        self._rows.append_sampled(inputs, sampled.token_ids)
         return sampled
 
     def _score_prompts(self, inputs: StepInputs, hidden: Tensor) -> dict[str, tuple[int, list[TokenLogprobs]]]:

@@ -47,7 +47,7 @@ def measure_activations(
     buffers.seq_lens.host[:num_requests] = lengths
     for mapping in buffers.slot_mappings:
         mapping.host[:] = -1  # nothing is written
-    buffers.upload(max_num_tokens, num_requests)
+    buffers.upload(num_requests)
     num_layers = 1 + max(layer_id for group in groups for layer_id in group.layer_ids)
     forward = Forward(model, backend, groups, [cache] * num_layers, buffers, TokenTable(1, 1, device))
     torch.cuda.synchronize(device)

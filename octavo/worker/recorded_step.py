@@ -32,7 +32,7 @@ class RecordedStep(StepGraph):
     def accepts(self, inputs: StepInputs) -> bool:
         return True
 
-    def run(self, inputs: StepInputs) -> Tensor:
+    def run(self, inputs: StepInputs) -> tuple[Tensor, Tensor | None]:
         self._forward.read_tokens(inputs.num_tokens)
         self._recording.replay(inputs.num_tokens, len(inputs.slots))
-        return self._recording.result[: inputs.num_tokens]
+        return self._recording.result[: inputs.num_tokens], None

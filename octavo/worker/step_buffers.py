@@ -15,59 +15,71 @@ from torch import Tensor
 
 
 class Mirror:
-    """An array on the host and its copy on the device; on a CPU both are the same memory.
+    """An array on the host, `host`, and its copy on the device, `tensor`; on a CPU both are the same memory."""
 
-    Copies to a GPU happen later than they are asked for. So there are two arrays on the host, taken in turns: `host` is
-    the one to write, and `turn` changes it. The one before is free again when the step that it was written for is done.
-    """
-
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
-        self.tensor = torch.zeros(shape, dtype=dtype, device=device)
-        on_gpu = device.type != "cpu"
-        staging = [torch.zeros(shape, dtype=dtype, pin_memory=True) for _ in range(2)] if on_gpu else [self.tensor]
-        self._staging = [(each, each.numpy()) for each in staging]
+    def __init__(self, tensor: Tensor, staging: list[Tensor]) -> None:
+        self.tensor = tensor
+        self._staging = [each.numpy() for each in staging]
 
     @property
     def host(self) -> npt.NDArray[Any]:
-        return self._staging[0][1]
+        return self._staging[0]
 
     def turn(self) -> None:
         self._staging.reverse()
 
-    def upload(self, length: int) -> None:
-        """Copy the first `length` rows to the device."""
-        staging = self._staging[0][0]
-        if staging is not self.tensor:
-            self.tensor[:length].copy_(staging[:length], non_blocking=True)
-
 
 class StepBuffers:
-    """Room for the longest step: T tokens of R requests; block tables and slots for each KV-cache group."""
+    """Room for the longest step: T tokens of R requests; block tables and slots for each KV-cache group.
+
+    All lies in one piece of memory, so that a few copies bring a step to a GPU. They happen later than they are asked
+    for. So there are two such pieces on the host, taken in turns: `turn` changes the one to write, and the one before
+    is free again when the step that it was written for is done.
+    """
 
     def __init__(
         self, *, max_num_tokens: int, max_num_seqs: int, max_blocks: int, num_groups: int, device: torch.device
     ) -> None:
-        def mirror(*shape: int, dtype: torch.dtype) -> Mirror:
-            return Mirror(shape, dtype, device)
-
         self.max_num_tokens = max_num_tokens
         self.max_num_seqs = max_num_seqs
+        of_tokens, of_requests = ((max_num_tokens,), torch.int64), ((max_num_seqs,), torch.int32)
+        table = (max_num_seqs, max_blocks), torch.int32
+        arrays = [
+            *(of_tokens, of_tokens, ((max_num_seqs,), torch.int64)),
+            *(of_tokens for _ in range(num_groups)),
+            *(of_requests, ((max_num_seqs + 1,), torch.int32)),
+            *(table for _ in range(num_groups)),
+        ]
+        self._num_tables = num_groups
+        sizes = [_aligned(torch.Size(shape).numel() * dtype.itemsize) for shape, dtype in arrays]
+        self._device = torch.zeros(sum(sizes), dtype=torch.uint8, device=device)
+        on_gpu = device.type != "cpu"
+        self._host = [torch.zeros(sum(sizes), dtype=torch.uint8, pin_memory=True) for _ in range(2 * on_gpu)]
+        self._starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        self._row_bytes = max_blocks * torch.int32.itemsize
+        self._mirrors = [
+            Mirror(*self._views(start, shape, dtype))
+            for start, (shape, dtype) in zip(self._starts, arrays, strict=True)
+        ]
+        places = iter(self._mirrors)
+        self.token_places = next(places)  # in the table of all tokens
+        self.positions = next(places)
+        self.sampled_places = next(places)  # in the table of all tokens, for those that the step samples
+        self.slot_mappings = [next(places) for _ in range(num_groups)]
+        self.seq_lens = next(places)
+        self.query_start_loc = next(places)
+        self.block_tables = list(places)
         self.input_ids = torch.zeros(max_num_tokens, dtype=torch.int64, device=device)
-        self.token_places = mirror(max_num_tokens, dtype=torch.int64)  # in the table of all tokens
-        self.positions = mirror(max_num_tokens, dtype=torch.int64)
-        self.query_start_loc = mirror(max_num_seqs + 1, dtype=torch.int32)
-        self.seq_lens = mirror(max_num_seqs, dtype=torch.int32)
-        self.block_tables = [mirror(max_num_seqs, max_blocks, dtype=torch.int32) for _ in range(num_groups)]
-        self.slot_mappings = [mirror(max_num_tokens, dtype=torch.int64) for _ in range(num_groups)]
 
-    def _mirrors(self) -> tuple[list[Mirror], list[Mirror]]:
-        """Those of tokens, and those of requests."""
-        return [self.token_places, self.positions, *self.slot_mappings], [self.seq_lens, *self.block_tables]
+    def _views(self, start: int, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
+        size = torch.Size(shape).numel() * dtype.itemsize
+        views = [memory[start : start + size].view(dtype).view(shape) for memory in (self._device, *self._host)]
+        return views[0], views[1:] or views
 
     def turn(self) -> None:
         """Begin to write another step."""
-        of_tokens, of_requests = self._mirrors()
-        for mirror in (*of_tokens, *of_requests, self.query_start_loc):
+        self._host.reverse()
+        for mirror in self._mirrors:
             mirror.turn()
 
     def pad(self, num_requests: int, size: int) -> None:
@@ -79,14 +91,17 @@ class StepBuffers:
         for mapping in self.slot_mappings:
             mapping.host[num_requests:size] = -1
 
-    def upload(self, num_tokens: int, num_requests: int) -> None:
+    def upload(self, num_requests: int) -> None:
         """Bring a step's inputs to the device, all but `input_ids`, which are read there."""
-        of_tokens, of_requests = self._mirrors()
-        for mirror in of_tokens:
-            mirror.upload(num_tokens)
-        for mirror in of_requests:
-            mirror.upload(num_requests)
-        self.query_start_loc.upload(num_requests + 1)
+        if not self._host:
+            return
+        tables = self._starts[-self._num_tables :]
+        for start, end in ((0, tables[0]), *((at, at + num_requests * self._row_bytes) for at in tables)):
+            self._device[start:end].copy_(self._host[0][start:end], non_blocking=True)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // 256) * 256
 
 
 class TokenTable:
@@ -115,11 +130,10 @@ class TokenTable:
         else:
             out.copy_(self.tensor.view(-1)[places.tensor[:num_tokens]])
 
-    def put(self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], token_ids: Tensor) -> None:
-        """Write `token_ids` int64 [R], one to each row at its column."""
-        columns = np.minimum(columns, self.row_length - 1)
+    def put(self, places: Mirror, token_ids: Tensor) -> None:
+        """Write `token_ids` int64 [S] to the first S of `places`."""
+        num_tokens = len(token_ids)
         if self._host is not None:
-            self._host[rows, columns] = token_ids.numpy()
+            self._host.reshape(-1)[places.host[:num_tokens]] = token_ids.numpy()
         else:
-            at = torch.from_numpy(np.stack((rows, columns))).to(self.tensor.device, non_blocking=True)
-            self.tensor[at[0], at[1]] = token_ids.to(torch.int32)
+            self.tensor.view(-1).index_copy_(0, places.tensor[:num_tokens], token_ids.to(torch.int32))

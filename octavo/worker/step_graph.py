@@ -25,8 +25,11 @@ class StepGraph(ABC):
     def accepts(self, inputs: StepInputs) -> bool: ...
 
     @abstractmethod
-    def run(self, inputs: StepInputs) -> Tensor:
-        """Hidden states [T, hidden_size] of the step's tokens; keys and values go to the cache."""
+    def run(self, inputs: StepInputs) -> tuple[Tensor, Tensor | None]:
+        """Hidden states [T, hidden_size] of the step's tokens, and their logits where these are part of the graph.
+
+        Keys and values go to the cache.
+        """
 
 
 class Forward:
@@ -43,7 +46,7 @@ class Forward:
     ) -> None:
         self.buffers, self.backend = buffers, backend
         self._tokens = tokens
-        self._model, self._groups, self._kv_caches = model, groups, kv_caches
+        self.model, self._groups, self._kv_caches = model, groups, kv_caches
 
     def read_tokens(self, num_tokens: int) -> None:
         """The ids of the step's tokens, some of which may be known to the device alone."""
@@ -68,7 +71,7 @@ class Forward:
             for group, table, slots in zip(self._groups, buffers.block_tables, buffers.slot_mappings, strict=True)
         )
         context = ForwardContext(metadata=metadata, kv_caches=self._kv_caches)
-        hidden: Tensor = self._model(buffers.input_ids[:num_tokens], buffers.positions.tensor[:num_tokens], context)
+        hidden: Tensor = self.model(buffers.input_ids[:num_tokens], buffers.positions.tensor[:num_tokens], context)
         return hidden
 
 
@@ -81,12 +84,13 @@ class EagerStep(StepGraph):
     def accepts(self, inputs: StepInputs) -> bool:
         return True
 
-    def run(self, inputs: StepInputs) -> Tensor:
-        self._forward.buffers.upload(inputs.num_tokens, len(inputs.slots))
+    def run(self, inputs: StepInputs) -> tuple[Tensor, Tensor | None]:
+        self._forward.buffers.upload(len(inputs.slots))
         self._forward.read_tokens(inputs.num_tokens)
-        return self._forward(
+        hidden = self._forward(
             num_tokens=inputs.num_tokens,
             num_requests=len(inputs.slots),
             max_query_len=inputs.max_query_len,
             max_seq_len=inputs.max_seq_len,
         )
+        return hidden, None
