@@ -67,6 +67,7 @@ class Request:
     num_in_flight: int = 0  # tokens being sampled by steps whose output is not read yet
     block_ids: tuple[list[int], ...] = ()  # per KV-cache group; -1 where a window's block was freed
     block_hashes: list[bytes] = field(default_factory=list)
+    num_settled_tokens: int = 0  # up to so many computed tokens the block tables stay as they are
     num_preemptions: int = 0
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
@@ -83,11 +84,18 @@ class Request:
     @property
     def num_tokens_in_flight(self) -> int:
         """Tokens known, and those that steps under way will have sampled."""
-        return self.num_tokens + self.num_in_flight
+        return len(self.prompt_token_ids) + len(self.output_token_ids) + self.num_in_flight
 
     @property
     def all_token_ids(self) -> list[int]:
         return self.prompt_token_ids + self.output_token_ids
+
+    def tokens_between(self, start: int, end: int) -> list[int]:
+        """Tokens `start` up to `end` of `all_token_ids`, at a cost that depends on their number alone."""
+        num_prompt = len(self.prompt_token_ids)
+        if start >= num_prompt:
+            return self.output_token_ids[start - num_prompt : end - num_prompt]
+        return self.prompt_token_ids[start:end] + self.output_token_ids[: max(0, end - num_prompt)]
 
     @property
     def is_finished(self) -> bool:

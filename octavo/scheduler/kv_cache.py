@@ -3,6 +3,9 @@
 Layers are in groups; a request has one block table per group, and all groups draw on one BlockPool. A block's content
 is known by a SHA-256 chained over the request's blocks (`block_hashes`); a block is registered under (hash, group) as
 soon as the step that fills it is scheduled: steps run in order, so whoever finds it reads it after it is written.
+
+Most steps of a running request change nothing here: no block is needed, none becomes full, none leaves a window until
+more than `num_settled_tokens` tokens are computed. Only then need blocks be asked for.
 """
 
 from __future__ import annotations
@@ -16,21 +19,27 @@ from octavo.request import Request
 from octavo.scheduler.block_pool import BlockPool
 
 FREED = -1  # in a block table: the block left the window
+TOKEN_BYTES = 8  # in `token_bytes`
 
 
-def chain_hash(parent: bytes | None, token_ids: list[int], lora: str | None, cache_salt: str | None) -> bytes:
+def chain_hash(parent: bytes | None, tokens: bytes, lora: str | None, cache_salt: str | None) -> bytes:
     """SHA-256 of a block's content: its parent's hash, its tokens and what else its keys and values depend on.
 
-    Each part is preceded by a type tag and its length, so that no two different contents give the same bytes.
+    `tokens` are 64-bit integers (`token_bytes`). Each part is preceded by a type tag and its length, so that no two
+    different contents give the same bytes.
     """
-    digest = hashlib.sha256()
-    parts = [(b"P", parent or b""), (b"T", array("q", token_ids).tobytes())]
+    content = _tagged(b"P", parent or b"") + _tagged(b"T", tokens)
     if parent is None:  # the chain carries these to all later blocks
-        parts += [(b"L", (lora or "").encode()), (b"S", (cache_salt or "").encode())]
-    for tag, part in parts:
-        digest.update(tag + len(part).to_bytes(8, "little"))
-        digest.update(part)
-    return digest.digest()
+        content += _tagged(b"L", (lora or "").encode()) + _tagged(b"S", (cache_salt or "").encode())
+    return hashlib.sha256(content).digest()
+
+
+def token_bytes(token_ids: list[int]) -> bytes:
+    return array("q", token_ids).tobytes()
+
+
+def _tagged(tag: bytes, part: bytes) -> bytes:
+    return tag + len(part).to_bytes(8, "little") + part
 
 
 @dataclass(slots=True)
@@ -42,13 +51,15 @@ class PrefixHit:
 
 
 class KVCacheManager:
-    """Block tables over one pool. It changes `block_ids` and `block_hashes` of requests, nothing else of them."""
+    """Block tables over one pool. Of a request it changes `block_ids`, `block_hashes` and `num_settled_tokens`."""
 
     def __init__(self, layout: KVCacheLayout, *, enable_prefix_caching: bool) -> None:
         self.block_size = layout.block_size
         self.groups = layout.groups
         self.pool = BlockPool(layout.num_blocks, layout.soft_limit)
         self.enable_prefix_caching = enable_prefix_caching
+        self.no_blocks: tuple[list[int], ...] = tuple([] for _ in self.groups)  # what a step takes that needs none
+        self._windows = [(i, group) for i, group in enumerate(self.groups) if group.sliding_window is not None]
         self._num_registered: dict[str, int] = {}  # blocks of each request's tables that were offered to the cache
 
     def no_hit(self) -> PrefixHit:
@@ -76,45 +87,43 @@ class KVCacheManager:
             tables.append([FREED] * first + [block_id for block_id in found_ids if block_id is not None])
         return PrefixHit(num_blocks * self.block_size, tuple(tables))
 
-    def allocate(
-        self, request: Request, num_new_tokens: int, hit: PrefixHit | None = None, reserve_tokens: int = 0
-    ) -> tuple[list[int], ...] | None:
-        """Blocks for the next `num_new_tokens` tokens of the request; the new ids per group, or None when too few.
+    def admit(self, request: Request, hit: PrefixHit, num_new_tokens: int) -> bool:
+        """Tables for a waiting request: the blocks of `hit`, then blocks for `num_new_tokens` tokens after them.
 
-        `hit` is given once, when the request is admitted: its blocks become the beginning of the tables.
-        With `reserve_tokens` there must be room for that many tokens in all, though no more is taken than asked.
+        False, and nothing done, when there are too few. There must be room for all tokens that the host knows of the
+        request, though no more is taken than asked.
+        """
+        target = hit.num_tokens + num_new_tokens
+        most = max(target, request.num_tokens)
+        num_missing = self._num_missing(hit.block_ids, target)
+        reserved = num_free_found = 0
+        for group, table in zip(self.groups, hit.block_ids, strict=True):
+            held = [block_id for block_id in table if block_id != FREED]
+            reserved += max(0, group.blocks_per_request(self.block_size, most, num_new_tokens) - len(held))
+            num_free_found += sum(map(self.pool.is_free, held))
+        if max(num_missing * len(self.groups), reserved) > self.pool.num_free - num_free_found:
+            return False
+        for table in hit.block_ids:
+            self.pool.share(block_id for block_id in table if block_id != FREED)
+        request.block_ids = hit.block_ids
+        self._num_registered[request.request_id] = hit.num_tokens // self.block_size
+        self._append_blocks(request, num_missing)
+        self._settle(request, hit.num_tokens, target)
+        return True
+
+    def allocate(self, request: Request, num_new_tokens: int) -> tuple[list[int], ...] | None:
+        """Blocks for the next `num_new_tokens` tokens of a running request: the new ids per group, None when too few.
+
+        What has left the windows is given back first.
         """
         computed = request.num_computed_tokens
-        if hit is not None:
-            request.block_ids = tuple([] for _ in self.groups)
-            computed = hit.num_tokens
-        else:
-            self._release_outside_window(request)
         target = computed + num_new_tokens
-        tables = request.block_ids if hit is None else hit.block_ids
-        needed = [max(0, -(-target // self.block_size) - len(table)) for table in tables]
-        reserved = sum(
-            max(
-                0,
-                group.blocks_per_request(self.block_size, max(target, reserve_tokens), num_new_tokens)
-                - self._held(table),
-            )
-            for group, table in zip(self.groups, tables, strict=True)
-        )
-        num_free = self.pool.num_free
-        if hit is not None:
-            num_free -= sum(b != FREED and self.pool.is_free(b) for table in hit.block_ids for b in table)
-        if max(sum(needed), reserved if reserve_tokens else 0) > num_free:
+        self._release_outside_windows(request)
+        num_missing = self._num_missing(request.block_ids, target)
+        if num_missing * len(self.groups) > self.pool.num_free:
             return None
-        if hit is not None:
-            for table, found in zip(request.block_ids, hit.block_ids, strict=True):
-                self.pool.share(b for b in found if b != FREED)
-                table.extend(found)
-            self._num_registered[request.request_id] = hit.num_tokens // self.block_size
-        new_ids = tuple(self.pool.allocate(count) for count in needed)
-        for table, ids in zip(request.block_ids, new_ids, strict=True):
-            table.extend(ids)
-        self._register(request, target)
+        new_ids = self._append_blocks(request, num_missing)
+        self._settle(request, computed, target)
         return new_ids
 
     def free(self, request: Request) -> None:
@@ -123,6 +132,7 @@ class KVCacheManager:
         for table in request.block_ids:
             self.pool.release(b for b in reversed(table) if b != FREED)
         request.block_ids = ()
+        request.num_settled_tokens = 0
         self._num_registered.pop(request.request_id, None)
 
     def reset_prefix_cache(self) -> bool:
@@ -133,8 +143,34 @@ class KVCacheManager:
         """Share of the blocks in use, 0 to 1."""
         return self.pool.num_used / self.pool.num_blocks
 
-    def _held(self, table: list[int]) -> int:
-        return sum(b != FREED for b in table)
+    def _num_missing(self, tables: tuple[list[int], ...], num_tokens: int) -> int:
+        """The blocks that each of the tables, which are of one length, needs for so many tokens."""
+        return max(0, -(-num_tokens // self.block_size) - len(tables[0]))
+
+    def _append_blocks(self, request: Request, num_missing: int) -> tuple[list[int], ...]:
+        """Make each table longer by `num_missing` blocks; their ids per group."""
+        if num_missing == 0:
+            return self.no_blocks
+        new_ids = []
+        for table in request.block_ids:
+            ids = self.pool.allocate(num_missing)
+            table.extend(ids)
+            new_ids.append(ids)
+        return tuple(new_ids)
+
+    def _settle(self, request: Request, computed: int, target: int) -> None:
+        """Register what a step from `computed` to `target` tokens fills, and note for how long nothing more is to do.
+
+        That is until the last block gets full (a token that is still being sampled has it registered one step later,
+        with the block after it) or the first block leaves a window.
+        """
+        self._register(request, target)
+        settled = len(request.block_ids[0]) * self.block_size - 1
+        for _, group in self._windows:
+            assert group.sliding_window is not None
+            end_of_first = (self._first_needed_block(group, computed) + 1) * self.block_size
+            settled = min(settled, end_of_first + group.sliding_window - 1)
+        request.num_settled_tokens = settled
 
     def _first_needed_block(self, group: KVGroupSpec, num_computed: int) -> int:
         """The first block that a query at position `num_computed` can see."""
@@ -142,8 +178,9 @@ class KVCacheManager:
             return 0
         return max(0, num_computed - group.sliding_window + 1) // self.block_size
 
-    def _release_outside_window(self, request: Request) -> None:
-        for group, table in zip(self.groups, request.block_ids, strict=True):
+    def _release_outside_windows(self, request: Request) -> None:
+        for group_id, group in self._windows:
+            table = request.block_ids[group_id]
             first = self._first_needed_block(group, request.num_computed_tokens)
             index = min(first, len(table)) - 1
             while index >= 0 and table[index] != FREED:
@@ -171,11 +208,12 @@ class KVCacheManager:
         num_full = request.num_tokens // self.block_size
         if len(hashes) >= num_full:
             return
-        token_ids = request.all_token_ids
-        for index in range(len(hashes), num_full):
-            block = token_ids[index * self.block_size : (index + 1) * self.block_size]
-            parent = hashes[-1] if hashes else None
-            hashes.append(chain_hash(parent, block, request.lora, request.cache_salt))
+        tokens = token_bytes(request.tokens_between(len(hashes) * self.block_size, num_full * self.block_size))
+        width = self.block_size * TOKEN_BYTES
+        parent = hashes[-1] if hashes else None
+        for start in range(0, len(tokens), width):
+            parent = chain_hash(parent, tokens[start : start + width], request.lora, request.cache_salt)
+            hashes.append(parent)
 
     def _register(self, request: Request, num_computed: int) -> None:
         """Offer the request's full blocks, whose tokens are known, to the cache."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import bisect
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from octavo.batch import CachedRequests, NewRequest, ScheduledBatch, StepOutput
 from octavo.config import KVCacheLayout, SchedulerConfig
@@ -33,6 +33,27 @@ class SchedulerStats:
     prompt_tokens: int = 0
     generation_tokens: int = 0
     num_finished: int = 0
+
+
+@dataclass(slots=True)
+class _Step:
+    """A step while it is decided."""
+
+    budget: int  # tokens that are left
+    num_scheduled: dict[str, int] = field(default_factory=dict)
+    cached: CachedRequests = field(default_factory=CachedRequests)
+    new_requests: list[NewRequest] = field(default_factory=list)
+    sampled: list[Request] = field(default_factory=list)
+
+    def take(self, request: Request, count: int, num_wanted: int) -> None:
+        """Compute `count` tokens of the request. They count as done, since steps run in order; the last wanted one has
+        the token after it sampled."""
+        self.budget -= count
+        self.num_scheduled[request.request_id] = count
+        request.num_computed_tokens += count
+        if count == num_wanted:
+            request.num_in_flight += 1
+            self.sampled.append(request)
 
 
 class Scheduler:
@@ -63,40 +84,52 @@ class Scheduler:
 
     def schedule(self) -> ScheduledBatch | None:
         """The next step, or None when there is nothing that can be computed now."""
-        budget = self.config.max_num_batched_tokens
-        num_scheduled: dict[str, int] = {}
-        cached = CachedRequests()
         num_preemptions = self.stats.num_preemptions
-        index = 0
-        while index < len(self.running) and budget > 0:
-            request = self.running[index]
-            count = self._num_wanted(request, budget)
-            if count == 0:
-                index += 1
-                continue
-            new_ids = self._allocate_or_preempt(request, count)
-            if new_ids is None:  # the request itself lost its place; it was the last one
-                break
-            cached.request_ids.append(request.request_id)
-            cached.new_block_ids.append(new_ids)
-            cached.num_computed_tokens.append(request.num_computed_tokens)
-            num_scheduled[request.request_id] = count
-            budget -= count
-            index += 1
-        new_requests: list[NewRequest] = []
+        step = _Step(self.config.max_num_batched_tokens)
+        self._continue_running(step)
         if self.stats.num_preemptions == num_preemptions:
-            new_requests = self._admit(budget, num_scheduled)
-        if not num_scheduled:
+            self._admit(step)
+        if not step.num_scheduled:
             return None
-        return self._seal(new_requests, cached, num_scheduled)
+        self._step_id += 1
+        self._sampled[self._step_id] = step.sampled
+        released, self._released = self._released, []
+        return ScheduledBatch(
+            step_id=self._step_id,
+            new_requests=step.new_requests,
+            cached=step.cached,
+            num_scheduled_tokens=step.num_scheduled,
+            total_num_scheduled_tokens=self.config.max_num_batched_tokens - step.budget,
+            sampled_request_ids=[request.request_id for request in step.sampled],
+            released_request_ids=released,
+        )
 
-    def _num_wanted(self, request: Request, budget: int) -> int:
-        """How many tokens of a running request the step computes."""
-        if len(request.output_token_ids) + request.num_in_flight >= request.max_tokens:
-            return 0  # its last token is being sampled
-        wanted = request.num_tokens_in_flight - request.num_computed_tokens
-        threshold = self.config.long_prefill_token_threshold
-        return min(wanted, budget, threshold or wanted)
+    def _continue_running(self, step: _Step) -> None:
+        """Give running requests what they want of the budget, in order; nearly always that is one token each."""
+        threshold = self.config.long_prefill_token_threshold or step.budget
+        request_ids, new_block_ids = step.cached.request_ids, step.cached.new_block_ids
+        num_computed_tokens = step.cached.num_computed_tokens
+        no_blocks = self.kv_cache.no_blocks
+        index = 0
+        while index < len(self.running) and step.budget > 0:
+            request = self.running[index]
+            index += 1
+            num_output = len(request.output_token_ids) + request.num_in_flight
+            if num_output >= request.max_tokens:
+                continue  # its last token is being sampled
+            computed = request.num_computed_tokens
+            wanted = len(request.prompt_token_ids) + num_output - computed
+            count = 1 if wanted == 1 else min(wanted, step.budget, threshold)
+            if computed + count <= request.num_settled_tokens:
+                new_ids = no_blocks
+            elif (allocated := self._allocate_or_preempt(request, count)) is not None:
+                new_ids = allocated
+            else:  # the request itself lost its place; it was the last one
+                break
+            request_ids.append(request.request_id)
+            new_block_ids.append(new_ids)
+            num_computed_tokens.append(computed)
+            step.take(request, count, wanted)
 
     def _allocate_or_preempt(self, request: Request, count: int) -> tuple[list[int], ...] | None:
         """Blocks for a running request; others give theirs up from the end of the line until there are enough."""
@@ -116,29 +149,25 @@ class Scheduler:
         self._released.append(request.request_id)
         self.waiting.push(request)
 
-    def _admit(self, budget: int, num_scheduled: dict[str, int]) -> list[NewRequest]:
+    def _admit(self, step: _Step) -> None:
         """Move waiting requests into the batch, in order, while there are tokens, a row and room for the next."""
-        admitted: list[NewRequest] = []
-        while budget > 0 and len(self.running) < self.config.max_num_seqs:
+        while step.budget > 0 and len(self.running) < self.config.max_num_seqs:
             request = self.waiting.peek()
             # A preempted request whose token is still being sampled waits until the host knows it.
             if request is None or request.num_in_flight:
                 break
             hit = self.kv_cache.no_hit() if self._skips_cache(request) else self.kv_cache.find_prefix(request)
             wanted = request.num_tokens - hit.num_tokens
-            threshold = self.config.long_prefill_token_threshold
-            count = min(wanted, budget, threshold or wanted)
+            count = min(wanted, step.budget, self.config.long_prefill_token_threshold or wanted)
             if count < wanted and not self.config.enable_chunked_prefill:
                 break
-            if self.kv_cache.allocate(request, count, hit, reserve_tokens=request.num_tokens) is None:
+            if not self.kv_cache.admit(request, hit, count):
                 break
             self.waiting.pop()
             bisect.insort(self.running, request, key=self.waiting.order)
             self._note_admission(request, hit.num_tokens)
-            num_scheduled[request.request_id] = count
-            budget -= count
-            admitted.append(self._as_new(request))
-        return admitted
+            step.new_requests.append(self._as_new(request))
+            step.take(request, count, wanted)
 
     def _skips_cache(self, request: Request) -> bool:
         params = request.params
@@ -170,30 +199,6 @@ class Scheduler:
             num_computed_tokens=request.num_computed_tokens,
         )
 
-    def _seal(
-        self, new_requests: list[NewRequest], cached: CachedRequests, num_scheduled: dict[str, int]
-    ) -> ScheduledBatch:
-        """Account for the decided step as if it were done: steps run in order."""
-        sampled: list[Request] = []
-        for request_id, count in num_scheduled.items():
-            request = self.requests[request_id]
-            request.num_computed_tokens += count
-            if request.num_computed_tokens == request.num_tokens_in_flight:
-                request.num_in_flight += 1
-                sampled.append(request)
-        self._step_id += 1
-        self._sampled[self._step_id] = sampled
-        released, self._released = self._released, []
-        return ScheduledBatch(
-            step_id=self._step_id,
-            new_requests=new_requests,
-            cached=cached,
-            num_scheduled_tokens=num_scheduled,
-            total_num_scheduled_tokens=sum(num_scheduled.values()),
-            sampled_request_ids=[request.request_id for request in sampled],
-            released_request_ids=released,
-        )
-
     # ---- taking in ----
 
     def update(self, batch: ScheduledBatch, output: StepOutput) -> list[RequestUpdate]:
@@ -204,7 +209,7 @@ class Scheduler:
         updates: list[RequestUpdate] = []
         for request, token_ids in zip(self._sampled.pop(batch.step_id), output.token_ids, strict=True):
             request.num_in_flight -= 1
-            if not request.is_finished:
+            if request.status is not RequestStatus.FINISHED:
                 updates.append(self._append(request, token_ids, output.logprobs.get(request.request_id)))
         return updates
 
@@ -214,26 +219,28 @@ class Scheduler:
             stored.extend(rows[len(stored) - start :])
 
     def _append(self, request: Request, token_ids: list[int], logprobs: list[TokenLogprobs] | None) -> RequestUpdate:
+        is_first = not request.output_token_ids
+        stop = None
+        for num_taken, token_id in enumerate(token_ids, start=1):
+            request.output_token_ids.append(token_id)
+            stop = check_stop(request)
+            if stop is not None:
+                token_ids = token_ids[:num_taken]
+                break
+        self.stats.generation_tokens += len(token_ids)
         update = RequestUpdate(
             request_id=request.request_id,
-            new_token_ids=[],
-            logprobs=None if logprobs is None else [],
+            new_token_ids=token_ids,
             num_cached_tokens=request.num_cached_tokens,
             scheduled_ts=request.scheduled_ts,
         )
-        if not request.output_token_ids and self._wants_prompt_logprobs(request):
+        if logprobs is not None:
+            update.logprobs = logprobs[: len(token_ids)]
+        if is_first and self._wants_prompt_logprobs(request):
             update.prompt_logprobs = [None, *self._prompt_logprobs.pop(request.request_id, [])]
-        for index, token_id in enumerate(token_ids):
-            request.output_token_ids.append(token_id)
-            update.new_token_ids.append(token_id)
-            self.stats.generation_tokens += 1
-            if logprobs is not None and update.logprobs is not None:
-                update.logprobs.append(logprobs[index])
-            stop = check_stop(request)
-            if stop is not None:
-                update.finish_reason, update.stop_reason = stop
-                self._finish(request, *stop)
-                break
+        if stop is not None:
+            update.finish_reason, update.stop_reason = stop
+            self._finish(request, *stop)
         return update
 
     def _wants_prompt_logprobs(self, request: Request) -> bool:
@@ -250,7 +257,7 @@ class Scheduler:
     def _finish(self, request: Request, reason: FinishReason, stop_reason: int | str | None) -> None:
         was_running = request.status is RequestStatus.RUNNING
         if was_running:
-            self.running.remove(request)
+            del self.running[bisect.bisect_left(self.running, self.waiting.order(request), key=self.waiting.order)]
             self.kv_cache.free(request)
             self._released.append(request.request_id)
         request.status = RequestStatus.FINISHED
