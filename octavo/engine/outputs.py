@@ -7,7 +7,7 @@ It knows nothing of scheduling.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from octavo.engine.inputs import Prompt
 from octavo.outputs import (
@@ -76,7 +76,20 @@ class _Sequence:
 
     def extend(self, update: RequestUpdate, names: TokenNames) -> str | None:
         """Take in what a step added; the stop string that the text met, if any."""
-        matched = None
+        if self._detokenizer is None and update.logprobs is None:
+            self.output.token_ids += update.new_token_ids
+            matched = None
+        else:
+            matched = self._extend_one_by_one(update, names)
+        if matched is not None:
+            self.output.finish_reason, self.output.stop_reason = str(FinishReason.STOP), matched
+        elif update.finish_reason is not None:
+            self.output.finish_reason, self.output.stop_reason = str(update.finish_reason), update.stop_reason
+            self._close()
+        return matched
+
+    def _extend_one_by_one(self, update: RequestUpdate, names: TokenNames) -> str | None:
+        """Tokens with their text or their log probabilities, up to the one that completes a stop string."""
         for position, token_id in enumerate(update.new_token_ids):
             self.output.token_ids.append(token_id)
             if update.logprobs is not None:
@@ -85,14 +98,9 @@ class _Sequence:
             ended_by_token = is_last and update.finish_reason is FinishReason.STOP
             if not ended_by_token or self.params.include_stop_str_in_output:
                 matched = self._add_text(token_id)
-            if matched is not None:
-                break
-        if matched is not None:
-            self.output.finish_reason, self.output.stop_reason = str(FinishReason.STOP), matched
-        elif update.finish_reason is not None:
-            self.output.finish_reason, self.output.stop_reason = str(update.finish_reason), update.stop_reason
-            matched = self._close()
-        return matched
+                if matched is not None:
+                    return matched
+        return None
 
     def _add_text(self, token_id: int) -> str | None:
         if self._detokenizer is None:
@@ -101,17 +109,16 @@ class _Sequence:
         self.output.text += text
         return matched
 
-    def _close(self) -> str | None:
-        """What was held back comes out; it may complete a stop string."""
+    def _close(self) -> None:
+        """What was held back comes out; it may complete a stop string. The engine has ended the request already."""
         if self._detokenizer is None:
-            return None
+            return
         text, matched = self._stops.push(self._detokenizer.flush())
         self.output.text += text
         if matched is None:
             self.output.text += self._stops.flush()
         else:
             self.output.finish_reason, self.output.stop_reason = str(FinishReason.STOP), matched
-        return None  # the engine has ended the request already
 
     def _add_logprobs(self, row: TokenLogprobs, names: TokenNames) -> None:
         assert self.output.logprobs is not None
@@ -157,7 +164,11 @@ class _Pending:
     prompt_logprobs: PositionLogprobs | None = None
     num_cached_tokens: int | None = None
     num_sent_tokens: int = 0
-    num_finished: int = field(default=0)
+    num_finished: int = 0
+
+    @property
+    def final_only(self) -> bool:
+        return self.params.output_kind is RequestOutputKind.FINAL_ONLY
 
 
 class OutputProcessor:
@@ -198,6 +209,8 @@ class OutputProcessor:
             if sequence.finished:
                 pending.num_finished += 1
                 del self._by_sequence[update.request_id]
+            elif pending.final_only:
+                continue
             touched[pending.request_id] = pending
         outputs = [output for pending in touched.values() if (output := self._output(pending)) is not None]
         return outputs, stopped
@@ -205,7 +218,8 @@ class OutputProcessor:
     def _note(self, pending: _Pending, update: RequestUpdate, now: float) -> None:
         metrics = pending.metrics
         if update.new_token_ids:
-            metrics.first_token_ts = metrics.first_token_ts or now
+            if metrics.first_token_ts is None:
+                metrics.first_token_ts = now
             metrics.last_token_ts = now
             metrics.num_generation_tokens += len(update.new_token_ids)
         if pending.num_cached_tokens is None:
@@ -223,9 +237,8 @@ class OutputProcessor:
     def _output(self, pending: _Pending) -> RequestOutput | None:
         """The output to show now; None while there is nothing that the request wants to see."""
         finished = pending.num_finished == len(pending.sequences)
-        kind = pending.params.output_kind
         if not finished:
-            if kind is RequestOutputKind.FINAL_ONLY:
+            if pending.final_only:
                 return None
             num_tokens = pending.metrics.num_generation_tokens
             interval = pending.params.stream_interval or 1
