@@ -140,8 +140,13 @@ class SamplingParams:
         return self.temperature < GREEDY_BELOW
 
     def clone(self) -> SamplingParams:
-        """A deep copy."""
-        return copy.deepcopy(self)
+        """A deep copy. Most fields can't be changed in place, and are shared."""
+        twin = copy.copy(self)
+        for name in ("stop", "stop_token_ids", "bad_words", "logprob_token_ids", "logit_bias", "allowed_token_ids"):
+            setattr(twin, name, copy.copy(getattr(self, name)))
+        for name in ("prompt_logprob_token_ids", "extra_args"):
+            setattr(twin, name, copy.deepcopy(getattr(self, name)))
+        return twin
 
     def _check_greedy(self) -> None:
         if self.greedy:

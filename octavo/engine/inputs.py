@@ -143,7 +143,8 @@ class InputProcessor:
             )
         if not ids:
             raise InvalidRequestError("the prompt is empty; give at least one token", param="prompt_token_ids")
-        for index, token_id in enumerate(ids):
+        # A set of types is made without Python code for each id; what is not plain integers is looked at one by one.
+        for index, token_id in enumerate(ids if set(map(type, ids)) != {int} else ()):
             if isinstance(token_id, bool) or not isinstance(token_id, int):
                 raise InvalidRequestError(
                     f"prompt_token_ids[{index}] must be an integer, got {shown(token_id)}", param="prompt_token_ids"
