@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
 from fake_engine_process import LAYOUT, FakeEngineProcess, opened_model
 from fakes import FakeExecutor, next_token
 
+from octavo.batch import ScheduledBatch, StepOutput
 from octavo.engine.async_engine import AsyncEngine
 from octavo.errors import EngineDeadError, EngineError, InvalidRequestError, OverloadedError
 from octavo.observability.prometheus import ServerMetrics
@@ -211,6 +214,14 @@ def test_a_bad_request_does_not_start() -> None:
     run(body)
 
 
+class UnhurriedExecutor(FakeExecutor):
+    """Takes long enough for a step that an abort comes before the hundredth."""
+
+    def execute(self, batch: ScheduledBatch) -> Future[StepOutput]:
+        time.sleep(0.002)
+        return super().execute(batch)
+
+
 def test_metrics_count_what_happened() -> None:
     async def body(engine: AsyncEngine, process: FakeEngineProcess) -> None:
         await asyncio.gather(*(all_ids(generate(engine, [i, 1], 5)) for i in range(3)))
@@ -231,4 +242,4 @@ def test_metrics_count_what_happened() -> None:
         assert values[f"vllm:inter_token_latency_seconds_count{{{label}}}"] >= 12
         assert values[f"vllm:num_requests_running{{{label}}}"] == 0
 
-    run(body)
+    run(body, executor=UnhurriedExecutor(LAYOUT))
