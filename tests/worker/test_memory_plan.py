@@ -52,9 +52,11 @@ def test_as_much_as_the_weights_or_one_request() -> None:
     assert soft_limit(weights=100 * BLOCK, max_num_seqs=2) == (32, 32)
 
 
-@pytest.mark.parametrize(
-    "args", [{"gpu_memory_utilization": 0.25}, {"kv_cache_memory_bytes": 200 * BLOCK}, {"num_gpu_blocks_override": 200}]
-)
+def test_a_share_of_the_memory_is_a_bound_and_no_wish() -> None:
+    assert soft_limit(weights=100 * BLOCK, gpu_memory_utilization=0.25)[0] == 100
+
+
+@pytest.mark.parametrize("args", [{"kv_cache_memory_bytes": 200 * BLOCK}, {"num_gpu_blocks_override": 200}])
 def test_all_that_the_user_asked_for(args: dict[str, Any]) -> None:
     assert soft_limit(weights=100 * BLOCK, **args)[0] is None
 
