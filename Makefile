@@ -1,4 +1,4 @@
-# setup | check | test | sanitize | bench | demo: what a developer runs is what CI runs.
+# setup | check | test | test-gpu | sanitize | bench | demo: what a developer runs is what CI runs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 RUNTIME_STAMP := $(VENV)/.runtime
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup check format test test-fast sanitize bench demo docs clean
+.PHONY: setup check format test test-fast test-gpu sanitize bench demo docs clean
 
 setup: $(STAMP)
 
@@ -39,6 +39,10 @@ test: $(STAMP)
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow"
+
+# On a machine with a GPU, with the Python and the packages that it has: nothing is installed.
+test-gpu:
+	PYTHONPATH=. $(PYTHON) -m pytest tests/gpu $(if $(shell $(PYTHON) -c "import xdist" 2>&1),,-n 8)
 
 # The tests of the C++ kernels, on builds that stop at a bad address or undefined behaviour, and at a race of threads.
 # Needs GCC. Address randomization is off where that is allowed: the thread sanitizer can't place itself with much of it.

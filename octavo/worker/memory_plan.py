@@ -40,7 +40,7 @@ class MemoryPlan:
         """The plan as a few lines of text, for the log."""
         rows = [
             ("weights", self.needs.weights),
-            ("activations (estimate)", self.needs.activations),
+            ("activations", self.needs.activations),
             (f"KV cache ({self.num_blocks} blocks of {self.block_size} tokens)", self.kv_cache),
             *self._soft_limit_row(),
             ("free", max(0, self.needs.available - self.needs.activations - self.kv_cache)),

@@ -63,4 +63,7 @@ def measure_activations(
     del hidden
     torch.softmax(logits, dim=-1, dtype=torch.float32).sort()  # what the costliest sampling holds at once
     torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before
+    peak = torch.cuda.max_memory_allocated(device) - before
+    del logits
+    torch.cuda.empty_cache()
+    return peak

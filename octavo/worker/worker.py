@@ -7,6 +7,7 @@ import gc
 import torch
 from torch import Tensor
 
+from octavo.attention.base import AttentionBackend
 from octavo.attention.cpu_attn import CPUAttentionBackend
 from octavo.attention.select import select_backend
 from octavo.batch import ScheduledBatch
@@ -25,6 +26,7 @@ from octavo.worker.launched_step import LaunchedStep
 from octavo.worker.memory_plan import MemoryNeeds, activation_bytes, group_layers, layout, plan_memory
 from octavo.worker.model_cost import kv_bytes_per_token, model_cost
 from octavo.worker.model_runner import ModelRunner
+from octavo.worker.peak import measure_activations
 from octavo.worker.recorded_step import RecordedStep
 from octavo.worker.step_buffers import StepBuffers
 from octavo.worker.step_graph import EagerStep, Forward, StepGraph
@@ -78,12 +80,13 @@ class Worker:
             1, config.cache.block_size, specs[0].num_kv_heads, specs[0].head_dim, self._cache_dtype
         )
         bytes_per_block = layers_per_group * self._cache_dtype.itemsize * torch.Size(shape).numel()
-        plan = plan_memory(self._needs(bytes_per_block), config.cache, config.scheduler, groups)
+        attach_attention(model, backend, groups)
+        activations = self._activations(backend, groups, shape)
+        plan = plan_memory(self._needs(bytes_per_block, activations), config.cache, config.scheduler, groups)
         logger.info("%s", plan.table())
         shape = backend.kv_cache_shape(
             plan.num_blocks, config.cache.block_size, specs[0].num_kv_heads, specs[0].head_dim, self._cache_dtype
         )
-        attach_attention(model, backend, groups)
         kv_layout = layout(plan, groups)
         kv_caches = self._allocate(shape, groups)
         scheduler = config.scheduler
@@ -138,10 +141,33 @@ class Worker:
         """Forget all requests, after a step that failed."""
         self.runner.reset()
 
-    def _needs(self, bytes_per_block: int) -> MemoryNeeds:
-        config = self._config
-        hf = config.model.hf_config
+    def _activations(
+        self, backend: AttentionBackend, groups: tuple[KVGroupSpec, ...], block_shape: tuple[int, ...]
+    ) -> int:
+        """Bytes that the largest step needs beside weights and KV cache: measured on a GPU, estimated elsewhere."""
+        scheduler, hf = self._config.scheduler, self._config.model.hf_config
+        if self._platform.device.type == "cuda":
+            return measure_activations(
+                self.model,
+                backend,
+                groups,
+                block_shape,
+                self._cache_dtype,
+                max_num_tokens=scheduler.max_num_batched_tokens,
+                max_num_seqs=scheduler.max_num_seqs,
+                device=self._platform.device,
+            )
         hidden = int(hf["hidden_size"])
+        return activation_bytes(
+            num_tokens=scheduler.max_num_batched_tokens,
+            num_seqs=scheduler.max_num_seqs,
+            hidden_size=hidden,
+            widest=max(2 * int(hf.get("intermediate_size") or hf.get("ffn_dim") or hidden), hidden),
+            vocab_size=self._config.model.vocab_size,
+            element_size=self._dtype.itemsize,
+        )
+
+    def _needs(self, bytes_per_block: int, activations: int) -> MemoryNeeds:
         gc.collect()
         memory = self._platform.memory()
         tensors = {t.data_ptr(): t.nbytes for t in [*self.model.parameters(), *self.model.buffers()]}
@@ -150,14 +176,7 @@ class Worker:
             total=memory.total,
             available=memory.available,
             weights=sum(tensors.values()) + packed,
-            activations=activation_bytes(
-                num_tokens=config.scheduler.max_num_batched_tokens,
-                num_seqs=config.scheduler.max_num_seqs,
-                hidden_size=hidden,
-                widest=max(2 * int(hf.get("intermediate_size") or hf.get("ffn_dim") or hidden), hidden),
-                vocab_size=config.model.vocab_size,
-                element_size=self._dtype.itemsize,
-            ),
+            activations=activations,
             bytes_per_block=bytes_per_block,
         )
 
