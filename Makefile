@@ -42,7 +42,7 @@ test-fast: $(STAMP)
 
 # On a machine with a GPU, with the Python and the packages that it has: nothing is installed.
 test-gpu:
-	PYTHONPATH=. $(PYTHON) -m pytest tests/gpu $(if $(shell $(PYTHON) -c "import xdist" 2>&1),,-n 8)
+	PYTHONPATH=. $(PYTHON) -m pytest -p no:benchmark tests/gpu
 
 # The tests of the C++ kernels, on builds that stop at a bad address or undefined behaviour, and at a race of threads.
 # Needs GCC. Address randomization is off where that is allowed: the thread sanitizer can't place itself with much of it.

@@ -35,6 +35,7 @@ class Heads:
             num_kv_heads=self.num_kv_heads,
             head_dim=self.head_dim,
             dtype=self.dtype,
+            kv_cache_dtype=self.dtype,
             sliding_window=self.sliding_window or None,
             logits_soft_cap=self.logits_soft_cap,
             block_size=self.block_size,
@@ -141,7 +142,7 @@ def through_backend(case: PagedCase, kind: type[AttentionBackend]) -> Tensor:
     heads, size = case.heads, case.heads.block_size
     assert all(before == 0 for before, _ in case.lengths)
     backend = kind([heads.spec()], None)
-    shape = backend.kv_cache_shape(case.kv_cache.shape[0], size, heads.num_kv_heads, heads.head_dim)
+    shape = backend.kv_cache_shape(case.kv_cache.shape[0], size, heads.num_kv_heads, heads.head_dim, heads.dtype)
     k, v = torch.cat(case.keys).to(case.device).unbind(1)
     table = case.batch["block_table"].tolist()
     slots = [

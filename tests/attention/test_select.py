@@ -9,7 +9,7 @@ import torch
 from all_kernels import BEST_KERNELS, CPP_KERNELS
 
 from octavo.attention.base import AttentionSpec
-from octavo.attention.select import BACKENDS, UNAVAILABLE, select_backend
+from octavo.attention.select import UNAVAILABLE, select_backend
 from octavo.errors import ConfigError, UnsupportedModelError
 from octavo.kernels import torch_ops
 
@@ -66,7 +66,10 @@ def test_next_when_the_first_declines(caplog: pytest.LogCaptureFixture, monkeypa
     assert "CPU_ATTN declined: serves the cpu only, not meta" in caplog.text
 
 
-@pytest.mark.parametrize("name", [name for name in BACKENDS if name != "CPU_ATTN" or CPP_KERNELS])
+ON_A_CPU = ["TORCH_ATTN", "TORCH_SDPA", *(["CPU_ATTN"] if CPP_KERNELS else [])]
+
+
+@pytest.mark.parametrize("name", ON_A_CPU)
 def test_named(name: str) -> None:
     assert select_backend(name, ORDER, [SPEC], CPU, BEST_KERNELS).name == name
     assert select_backend(name.lower(), ORDER, [SPEC], CPU, BEST_KERNELS).name == name
@@ -76,6 +79,11 @@ def test_named(name: str) -> None:
 def test_named_but_of_another_platform(name: str) -> None:
     with pytest.raises(ConfigError, match=f"'{name}' can't serve this model: it belongs to .*this is cpu; leave"):
         select_backend(name, ORDER, [SPEC], CPU, torch_ops)
+
+
+def test_triton_has_no_kernels_for_a_cpu() -> None:
+    with pytest.raises(ConfigError, match="'TRITON_ATTN' can't serve this model: serves NVIDIA and AMD GPUs, not cpu"):
+        select_backend("TRITON_ATTN", ORDER, [SPEC], CPU, torch_ops)
 
 
 def test_named_but_not_built() -> None:

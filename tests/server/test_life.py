@@ -71,7 +71,7 @@ def test_a_client_that_leaves_frees_its_blocks(server: RealServer) -> None:
         next(stream.iter_lines())
     wait_for(lambda: idle(server), 5)
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{server.url}/v1/completions", json=body(100, n=8), timeout=0.05)
+        httpx.post(f"{server.url}/v1/completions", json=body(100, n=8), timeout=httpx.Timeout(10, read=0.01))
     wait_for(lambda: idle(server), 5)
     assert server.metric("vllm:generation_tokens_total") - generated < 900
     assert complete(server).status_code == 200
