@@ -130,10 +130,15 @@ if not INTERPRETED:
 def test_tensor_cores(tile: Tile, tokens: int, size: int, k: int) -> None:
     if isinstance(tile, MmaTile) and tokens > 16:
         pytest.skip("these tiles take 16 tokens")
+    deep = isinstance(tile, WideTile) and tile.stages == 5  # for a head: no gate, and no room for more than 16 tokens
+    if deep and tokens > 16:
+        pytest.skip("this tile takes 16 tokens")
     case = Case(tokens, size, k)
     case.check(tile)
     case.check(tile, bias=True, out_dtype=torch.float32)
     case.check(tile, norm=True, residual=True)
+    if deep:
+        return
     gated = Case(tokens, size, k, gated=True)
     gated.check(tile, gate=Gate("silu"))
     gated.check(tile, gate=Gate("gelu_tanh", interleaved=True), bias=True, norm=True)
