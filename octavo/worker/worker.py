@@ -119,7 +119,7 @@ class Worker:
         kernels = self._platform.kernels
         if isinstance(forward.backend, CPUAttentionBackend) and not self._config.enforce_eager:
             graphs.insert(0, RecordedStep(forward, kernels))
-        if self._platform.name == "cuda" and forward.backend.capturable and not self._config.enforce_eager:
+        if self._platform.device.type == "cuda" and forward.backend.capturable and not self._config.enforce_eager:
             graphs.insert(0, CapturedStep(forward, max_model_len=self._config.scheduler.max_model_len))
         return graphs
 
