@@ -192,7 +192,7 @@ def test_rotation_and_write_round_once_more() -> None:
 
 
 def test_the_engine_rounds_as_the_plain_twin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plain twin multiplies the rounded numbers in float32; what fp8 costs is far more than what lies between them."""
+    """The plain twin multiplies the rounded numbers in float32; fp8 costs far more than lies between them."""
     model = make_llama(tmp_path)
     options = {"gpu_memory_utilization": 0.2, "num_output": 8}
     plain, rounded = Answers(model, **options), Answers(model, quantization="fp8", **options)
