@@ -37,6 +37,11 @@ def device() -> str:
     return os.environ.get("OCTAVO_DEVICE", "auto").strip().lower()
 
 
+def cuda_home() -> Path:
+    """CUDA_HOME or CUDA_PATH, else /usr/local/cuda: where CUDA's compiler is, if PATH does not say."""
+    return Path(os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda")
+
+
 def omp_num_threads() -> int | None:
     """OMP_NUM_THREADS, where it is a number of 1 or more: the threads of the kernels on a CPU, where
     `num_threads` does not say."""

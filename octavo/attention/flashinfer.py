@@ -9,7 +9,6 @@ captured.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from octavo import envs
 from octavo.attention.base import AttentionLayer, AttentionMetadata, AttentionSpec
 from octavo.attention.head_major import HALVES, HeadMajorBackend, unserved_nvidia
 
@@ -143,5 +143,4 @@ def _finds_compiler() -> bool:
     """Whether there is CUDA's compiler, or the package of kernels that were compiled before."""
     if find_spec("flashinfer_jit_cache") is not None or shutil.which("nvcc"):
         return True
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
-    return os.access(os.path.join(home, "bin", "nvcc"), os.X_OK)
+    return (envs.cuda_home() / "bin" / "nvcc").is_file()
