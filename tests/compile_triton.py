@@ -19,14 +19,16 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 
 from octavo.kernels import (
+    triton_fp8,
+    triton_launch,
     triton_layers,
-    triton_linear,
     triton_logprobs,
     triton_penalties,
     triton_sampling,
 )
+from octavo.kernels.triton_launch import GpuTraits
 from octavo.kernels.triton_linear import Gate, Norm, linear
-from octavo.kernels.triton_tiles import MmaTile, WideTile, choose_tile
+from octavo.kernels.triton_tiles import MmaTile, WideTile, choose_fp8_tile, choose_tile
 
 
 class NoGPU:
@@ -67,7 +69,7 @@ class Compiler:
     """Takes the place of `launch`."""
 
     def __init__(self, target: GPUTarget, *, detail: bool) -> None:
-        self._pdl = target.backend == "cuda" and int(target.arch) >= 90
+        self.dependent = target.backend == "cuda" and int(target.arch) >= 90
         self._target, self._detail = target, detail
         self._seen: set[Any] = set()
 
@@ -77,7 +79,7 @@ class Compiler:
         if key in self._seen:
             return
         self._seen.add(key)
-        early = {"PDL": True, "launch_pdl": True} if self._pdl else {"PDL": False}
+        early = {"launch_pdl": True} if self.dependent else {}
         compiled = kernel.warmup(*what, grid=grid, **constants, **early)
         facts = f"shared {compiled.metadata.shared}"
         if self._detail and self._target.backend == "cuda":
@@ -132,6 +134,21 @@ def linears(family: str) -> None:
         linear(empty(16, 1024), empty(6144, 1024), gate=silu, tile=tile)
 
 
+def fp8(family: str) -> None:
+    """Of NVIDIA's GPUs that have products of 8 bits."""
+    for channels in (1024, 4096, 14336):
+        triton_fp8.round_rows(empty(4, channels))
+        triton_fp8.round_rows(empty(4, channels), (empty(channels), 1e-6))
+    shapes = [(6144, 4096, False), (4096, 4096, False), (14336, 4096, True), (4096, 14336, False), (3072, 1024, True)]
+    for tokens in (1, 2, 16):
+        for size, k, gated in shapes:
+            tile = choose_fp8_tile(family, torch.bfloat16, tokens, size, k, gated=gated)
+            if tile is not None:
+                rows = 2 * size if gated else size
+                weight, scale = empty(rows, k, dtype=torch.float8_e4m3fn), empty(rows, dtype=torch.float32)
+                linear(empty(tokens, k), weight, scale=scale, gate=Gate("silu") if gated else None, tile=tile)
+
+
 def sampling() -> None:
     rows, vocab_size = 4, 151936
     logits = empty(rows, vocab_size, dtype=torch.float32)
@@ -150,10 +167,12 @@ def main(backend: str, arch: str) -> None:
     target = GPUTarget(backend, int(arch) if backend == "cuda" else arch, 32 if backend == "cuda" else 64)
     triton.runtime.driver.set_active(NoGPU(target))
     compiler = Compiler(target, detail="--detail" in sys.argv)
-    for module in (triton_layers, triton_linear, triton_logprobs, triton_penalties, triton_sampling):
-        module.launch = compiler
+    traits = GpuTraits("hopper" if compiler.dependent else "ampere", 132, compiler.dependent)
+    vars(triton_launch).update(launch=compiler, gpu_traits=lambda device: traits)
     family = f"sm_{arch}" if backend == "cuda" else arch
     steps: list[Callable[[], None]] = [layers, lambda: linears(family), sampling]
+    if backend == "cuda" and int(arch) >= 89:
+        steps.append(lambda: fp8(family))
     for step in steps:
         step()
 

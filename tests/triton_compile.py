@@ -56,7 +56,13 @@ MATRIX_PRODUCTS = ("wgmma.mma_async", "mma.sync", "v_mfma")
 
 
 def compile_attention(
-    head_dim: int, group: int, dtype: torch.dtype, lengths: list[int], sliding_window: int = 0, soft_cap: float = 0.0
+    head_dim: int,
+    group: int,
+    dtype: torch.dtype,
+    lengths: list[int],
+    sliding_window: int = 0,
+    soft_cap: float = 0.0,
+    cache_dtype: torch.dtype | None = None,
 ) -> None:
     """A step of requests with so many new tokens."""
     num_kv_heads, num_reqs, num_tokens = 4, len(lengths), sum(lengths)
@@ -80,7 +86,7 @@ def compile_attention(
     )
     triton_attention.paged_attention(
         empty(num_tokens, num_heads, head_dim, dtype=dtype),
-        empty(8, 2, num_kv_heads, 16, head_dim, dtype=dtype),
+        empty(8, 2, num_kv_heads, 16, head_dim, dtype=cache_dtype or dtype),
         plan,
         query_start_loc=starts,
         seq_lens=empty(num_reqs),
@@ -91,9 +97,9 @@ def compile_attention(
     )
 
 
-def compile_cache_writes(head_dim: int) -> None:
+def compile_cache_writes(head_dim: int, cache_dtype: torch.dtype = torch.bfloat16) -> None:
     row = torch.empty(3, 20 * head_dim, dtype=torch.bfloat16, device="meta")
-    cache = torch.empty(8, 2, 4, 16, head_dim, dtype=torch.bfloat16, device="meta")
+    cache = torch.empty(8, 2, 4, 16, head_dim, dtype=cache_dtype, device="meta")
     slots = torch.empty(3, dtype=torch.int64, device="meta")
     k, v = row[:, : 8 * head_dim].unflatten(1, (8, head_dim)).split(4, dim=1)
     triton_cache.cache_write(cache, k, v, slots)
@@ -116,6 +122,10 @@ def main(name: str) -> None:
     compile_attention(256, 2, torch.bfloat16, [3, 1], sliding_window=512, soft_cap=50.0)
     compile_attention(192, 1, torch.bfloat16, [256], sliding_window=512, soft_cap=50.0)
     compile_attention(128, 4, torch.float32, [1, 1])
+    if name == "sm_90":
+        compile_cache_writes(128, torch.float8_e4m3fn)
+        compile_attention(128, 4, torch.bfloat16, [1], cache_dtype=torch.float8_e4m3fn)
+        compile_attention(64, 4, torch.float16, [300, 1], cache_dtype=torch.float8_e4m3fn)
 
 
 if __name__ == "__main__":
