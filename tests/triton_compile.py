@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -123,13 +122,11 @@ def compile_rotated(head_dim: int, num_reqs: int) -> None:
     triton_attention.rotated_attention(
         empty(num_reqs, 24 * head_dim),
         empty(8, 2, 4, 16, head_dim),
-        replace(plan, rotates=True),
+        plan,
         num_heads=16,
-        cos=empty(num_reqs, 1, head_dim // 2),
-        sin=empty(num_reqs, 1, head_dim // 2),
+        angles=(empty(num_reqs, 1, head_dim // 2), empty(num_reqs, 1, head_dim // 2)),
         slot_mapping=empty(num_reqs, dtype=torch.int64),
-        q_norm=empty(head_dim),
-        k_norm=empty(head_dim),
+        norms=(empty(head_dim), empty(head_dim)),
         query_start_loc=starts,
         seq_lens=empty(num_reqs, dtype=torch.int32),
         block_table=empty(num_reqs, 512, dtype=torch.int32),

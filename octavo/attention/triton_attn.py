@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -75,9 +75,7 @@ class TritonAttentionBackend(AttentionBackend):
         self, layer: AttentionLayer, q: Tensor, k: Tensor, v: Tensor, kv_cache: Tensor, metadata: AttentionMetadata
     ) -> Tensor:
         self._cache.cache_write(kv_cache, k, v, metadata.slot_mapping)
-        plan = metadata.plan[layer.num_heads]
-        out: Tensor = self._attention.paged_attention(q, kv_cache, plan, **_step_and_scoring(layer, metadata))
-        return out
+        return self._attend(layer, q, kv_cache, metadata)
 
     def forward_rotated(
         self,
@@ -88,35 +86,67 @@ class TritonAttentionBackend(AttentionBackend):
         kv_cache: Tensor,
         metadata: AttentionMetadata,
     ) -> Tensor:
+        plan = metadata.plan[layer.num_heads]
+        if plan.rotates and kv_cache.dtype is qkv.dtype:
+            return self._attend_rotated(layer, qkv, angles, norms, kv_cache, metadata)
+        q_norm, k_norm, eps, offset = norms or (None, None, 0.0, 0.0)
+        q = self._cache.rotary_and_cache_write(
+            qkv,
+            kv_cache,
+            *angles,
+            metadata.slot_mapping,
+            num_heads=layer.num_heads,
+            q_norm=q_norm,
+            k_norm=k_norm,
+            eps=eps,
+            norm_offset=offset,
+        )
+        return self._attend(layer, q, kv_cache, metadata)
+
+    def _attend_rotated(
+        self,
+        layer: AttentionLayer,
+        qkv: Tensor,
+        angles: tuple[Tensor, Tensor],
+        norms: HeadNorms | None,
+        kv_cache: Tensor,
+        metadata: AttentionMetadata,
+    ) -> Tensor:
+        """`forward_rotated` in one launch."""
         q_norm, k_norm, eps, offset = norms or (None, None, 0.0, 0.0)
         out: Tensor = self._attention.rotated_attention(
             qkv,
             kv_cache,
             metadata.plan[layer.num_heads],
             num_heads=layer.num_heads,
-            cos=angles[0],
-            sin=angles[1],
+            angles=angles,
             slot_mapping=metadata.slot_mapping,
-            q_norm=q_norm,
-            k_norm=k_norm,
+            norms=None if q_norm is None else (q_norm, k_norm),
             eps=eps,
             norm_offset=offset,
-            **_step_and_scoring(layer, metadata),
+            query_start_loc=metadata.query_start_loc,
+            seq_lens=metadata.seq_lens,
+            block_table=metadata.block_table,
+            scale=layer.scale,
+            soft_cap=layer.logits_soft_cap or 0.0,
+            sliding_window=layer.sliding_window or 0,
         )
         return out
 
-
-def _step_and_scoring(layer: AttentionLayer, metadata: AttentionMetadata) -> dict[str, Any]:
-    """The arguments that all forms of attention take."""
-    return {
-        "query_start_loc": metadata.query_start_loc,
-        "seq_lens": metadata.seq_lens,
-        "block_table": metadata.block_table,
-        "scale": layer.scale,
-        "soft_cap": layer.logits_soft_cap or 0.0,
-        "sliding_window": layer.sliding_window or 0,
-        "causal": metadata.causal,
-    }
+    def _attend(self, layer: AttentionLayer, q: Tensor, kv_cache: Tensor, metadata: AttentionMetadata) -> Tensor:
+        out: Tensor = self._attention.paged_attention(
+            q,
+            kv_cache,
+            metadata.plan[layer.num_heads],
+            query_start_loc=metadata.query_start_loc,
+            seq_lens=metadata.seq_lens,
+            block_table=metadata.block_table,
+            scale=layer.scale,
+            soft_cap=layer.logits_soft_cap or 0.0,
+            sliding_window=layer.sliding_window or 0,
+            causal=metadata.causal,
+        )
+        return out
 
 
 def _unserved(spec: AttentionSpec) -> str | None:

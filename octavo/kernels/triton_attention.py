@@ -17,7 +17,6 @@ from octavo.kernels.triton_attention_decode import decode_attention
 from octavo.kernels.triton_attention_prefill import make_tile_map, prefill_attention, tile_queries
 from octavo.kernels.triton_attention_rotated import decode_attention_rotated
 from octavo.kernels.triton_attention_tiles import AttentionTiles, DecodeTile, choose_num_splits, choose_tiles
-from octavo.kernels.triton_cache import rotary_and_cache_write
 from octavo.kernels.triton_launch import gpu_traits
 from octavo.kernels.triton_softmax import PagedBatch, Scoring
 
@@ -127,11 +126,9 @@ def rotated_attention(
     plan: AttentionPlan,
     *,
     num_heads: int,
-    cos: Tensor,
-    sin: Tensor,
+    angles: tuple[Tensor, Tensor],
     slot_mapping: Tensor,
-    q_norm: Tensor | None = None,
-    k_norm: Tensor | None = None,
+    norms: tuple[Tensor, Tensor] | None = None,
     eps: float = 0.0,
     norm_offset: float = 0.0,
     query_start_loc: Tensor,
@@ -140,39 +137,24 @@ def rotated_attention(
     scale: float,
     soft_cap: float = 0.0,
     sliding_window: int = 0,
-    causal: bool = True,
 ) -> Tensor:
-    """`rotary_and_cache_write` of qkv [T, (Hq + 2 Hkv) * D], then `paged_attention` -> [T, Hq, D].
+    """`rotary_and_cache_write` and then `paged_attention` in one launch, for requests with one new token each.
 
-    The arguments are those of the two, which become one launch where the plan says so.
+    qkv [R, (Hq + 2 Hkv) * D], of the dtype of the cache; angles: cos and sin [R, 1, R/2]; norms: weights [D] of queries
+    and keys; the other arguments as there. No request may see a token that another one writes in this step.
+
+    Returns [R, Hq, D], contiguous.
     """
-    if not plan.rotates:
-        return paged_attention(
-            rotary_and_cache_write(
-                *(qkv, kv_cache, cos, sin, slot_mapping),
-                num_heads=num_heads,
-                q_norm=q_norm,
-                k_norm=k_norm,
-                eps=eps,
-                norm_offset=norm_offset,
-            ),
-            *(kv_cache, plan),
-            query_start_loc=query_start_loc,
-            seq_lens=seq_lens,
-            block_table=block_table,
-            scale=scale,
-            soft_cap=soft_cap,
-            sliding_window=sliding_window,
-            causal=causal,
-        )
+    assert qkv.stride(1) == 1
+    assert all(x.is_contiguous() for x in (*angles, kv_cache))
+    assert kv_cache.dtype is qkv.dtype
     out = torch.empty(qkv.shape[0], num_heads, kv_cache.shape[-1], dtype=qkv.dtype, device=qkv.device)
     decode_attention_rotated(
         *(out, qkv, kv_cache, PagedBatch(query_start_loc, seq_lens, block_table)),
-        *(Scoring(scale, soft_cap, sliding_window, causal), plan.decode_tile),
-        cos=cos,
-        sin=sin,
+        *(Scoring(scale, soft_cap, sliding_window, causal=True), plan.decode_tile),
+        angles=angles,
         slot_mapping=slot_mapping,
-        norms=None if q_norm is None or k_norm is None else (q_norm, k_norm),
+        norms=norms,
         eps=eps,
         norm_offset=norm_offset,
         num_splits=plan.num_splits,

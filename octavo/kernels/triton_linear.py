@@ -346,7 +346,8 @@ def _library(
     x = x if norm is None else _normed(x, norm)
     if residual is not None and bias is None and gate is None:
         return residual.addmm_(x, weight.t())
-    if out_dtype == torch.float32 != x.dtype and bias is None and gate is None:
+    to_float = out_dtype == torch.float32 != x.dtype and x.is_cuda and torch.version.hip is None
+    if to_float and bias is None and gate is None and residual is None:
         return torch.mm(x, weight.t(), out_dtype=torch.float32)
     y = F.linear(x, weight, bias)
     if gate is not None:
