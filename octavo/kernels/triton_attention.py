@@ -15,7 +15,8 @@ from torch import Tensor
 
 from octavo.kernels.triton_attention_decode import decode_attention
 from octavo.kernels.triton_attention_prefill import make_tile_map, prefill_attention, tile_queries
-from octavo.kernels.triton_attention_tiles import AttentionTiles, choose_num_splits, choose_tiles
+from octavo.kernels.triton_attention_rotated import decode_attention_rotated
+from octavo.kernels.triton_attention_tiles import AttentionTiles, DecodeTile, choose_num_splits, choose_tiles
 from octavo.kernels.triton_launch import gpu_traits
 from octavo.kernels.triton_softmax import PagedBatch, Scoring
 
@@ -31,7 +32,12 @@ class AttentionPlan:
     decode_queries: int  # the most new tokens of a request that the decode kernel serves; 0: it is not needed
     num_splits: int
     early: bool  # the decode kernel reads its first keys before the kernel in front of it is done
+    rotates: bool  # the decode kernel norms and rotates the new token, and writes it to the cache
     tile_map: Tensor | None  # int32 [N, 2], of the prefill kernel; None: it is not needed
+
+    @property
+    def decode_tile(self) -> DecodeTile:
+        return self.tiles.split if self.num_splits > 1 else self.tiles.whole
 
 
 def plan_attention(
@@ -66,7 +72,8 @@ def plan_attention(
     num_splits = choose_num_splits(tiles, num_reqs * num_kv_heads, visible)
     # Of several requests one may see tokens that another writes in this step: blocks of a prefix that they share.
     early = num_reqs == 1 and traits.dependent_launch
-    return AttentionPlan(tiles, decode_queries, num_splits, early, tile_map)
+    rotates = num_reqs == num_tokens == 1
+    return AttentionPlan(tiles, decode_queries, num_splits, early, rotates, tile_map)
 
 
 def paged_attention(
@@ -103,12 +110,55 @@ def paged_attention(
     if plan.tile_map is not None:
         prefill_attention(out, q, kv_cache, batch, scoring, plan.tiles.prefill, plan.tile_map)
     if plan.decode_queries:
-        tile = plan.tiles.split if plan.num_splits > 1 else plan.tiles.whole
         decode_attention(
-            *(out, q, kv_cache, batch, scoring, tile),
+            *(out, q, kv_cache, batch, scoring, plan.decode_tile),
             num_queries=plan.decode_queries,
             num_splits=plan.num_splits,
             early=plan.early,
             dependent=gpu_traits(q.device).dependent_launch,
         )
+    return out
+
+
+def rotated_attention(
+    qkv: Tensor,
+    kv_cache: Tensor,
+    plan: AttentionPlan,
+    *,
+    num_heads: int,
+    angles: tuple[Tensor, Tensor],
+    slot_mapping: Tensor,
+    norms: tuple[Tensor, Tensor] | None = None,
+    eps: float = 0.0,
+    norm_offset: float = 0.0,
+    query_start_loc: Tensor,
+    seq_lens: Tensor,
+    block_table: Tensor,
+    scale: float,
+    soft_cap: float = 0.0,
+    sliding_window: int = 0,
+) -> Tensor:
+    """`rotary_and_cache_write` and then `paged_attention` in one launch, for requests with one new token each.
+
+    qkv [R, (Hq + 2 Hkv) * D], of the dtype of the cache; angles: cos and sin [R, 1, R/2]; norms: weights [D] of queries
+    and keys; the other arguments as there. No request may see a token that another one writes in this step.
+
+    Returns [R, Hq, D], contiguous.
+    """
+    assert qkv.stride(1) == 1
+    assert all(x.is_contiguous() for x in (*angles, kv_cache))
+    assert kv_cache.dtype is qkv.dtype
+    out = torch.empty(qkv.shape[0], num_heads, kv_cache.shape[-1], dtype=qkv.dtype, device=qkv.device)
+    decode_attention_rotated(
+        *(out, qkv, kv_cache, PagedBatch(query_start_loc, seq_lens, block_table)),
+        *(Scoring(scale, soft_cap, sliding_window, causal=True), plan.decode_tile),
+        angles=angles,
+        slot_mapping=slot_mapping,
+        norms=norms,
+        eps=eps,
+        norm_offset=norm_offset,
+        num_splits=plan.num_splits,
+        early=plan.early,
+        dependent=gpu_traits(qkv.device).dependent_launch,
+    )
     return out

@@ -56,7 +56,7 @@ def _cache_write_kernel(
 
 @triton.jit
 def _norm_weight(q_norm_ptr, k_norm_ptr, is_query, at, mask, offset):
-    """Factors of the query or the key norm [H, DP], one of them for each row."""
+    """Factors of the query or the key norm [H, C], one of them for each row."""
     q_norm = tl.load(q_norm_ptr + at, mask=mask, other=0.0).to(tl.float32)
     k_norm = tl.load(k_norm_ptr + at, mask=mask, other=0.0).to(tl.float32)
     return tl.where(is_query[:, None], q_norm[None, :], k_norm[None, :]) + offset
@@ -65,39 +65,64 @@ def _norm_weight(q_norm_ptr, k_norm_ptr, is_query, at, mask, offset):
 @triton.jit
 def _rotary_cache_kernel(
     q_ptr, kv_ptr, qkv_ptr, cos_ptr, sin_ptr, slots_ptr, q_norm_ptr, k_norm_ptr, eps, norm_offset, qkv_stride,
-    HQ: tl.constexpr, HKV: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, HALF: tl.constexpr, PAGE: tl.constexpr,
-    HEADS: tl.constexpr, NORM: tl.constexpr, PDL: tl.constexpr
+    HQ: tl.constexpr, HKV: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, BH: tl.constexpr, BREST: tl.constexpr,
+    PAGE: tl.constexpr, HEADS: tl.constexpr, NORM: tl.constexpr, PDL: tl.constexpr
 ):  # fmt: skip
-    """Program (token, HEADS heads of the row of qkv). HALF: half of the numbers of a head that are rotated."""
+    """Program (token, HEADS heads of the row of qkv). HALF: half of the numbers of a head that are rotated.
+
+    A head is read in pieces, both halves of what is rotated and the rest, so that every read and write is a wide one.
+    """
+    heads = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
+    is_query = heads < HQ
+    is_value = heads >= HQ + HKV
+    h = tl.arange(0, BH)
+    r = 2 * HALF + tl.arange(0, BREST)
+    if NORM:
+        first_norm = _norm_weight(q_norm_ptr, k_norm_ptr, is_query, h, h < HALF, norm_offset)
+        second_norm = _norm_weight(q_norm_ptr, k_norm_ptr, is_query, HALF + h, h < HALF, norm_offset)
+        if 2 * HALF < D:
+            rest_norm = _norm_weight(q_norm_ptr, k_norm_ptr, is_query, r, r < D, norm_offset)
     if PDL:
         gdc_launch_dependents()
         gdc_wait()
     token = tl.program_id(0).to(tl.int64)
-    heads = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
-    d = tl.arange(0, DP)
-    is_real = (heads < HQ + 2 * HKV)[:, None] & (d < D)[None, :]
-    is_query = heads < HQ
-    is_value = heads >= HQ + HKV
-    row = qkv_ptr + token * qkv_stride + (heads * D)[:, None]
-    is_turned = d < 2 * HALF
-    partner = tl.where(d < HALF, d + HALF, tl.where(is_turned, d - HALF, d))
-    raw = tl.load(row + d[None, :], mask=is_real, other=0.0)
-    x = raw.to(tl.float32)
-    y = tl.load(row + partner[None, :], mask=is_real & is_turned[None, :], other=0.0).to(tl.float32)
-    if NORM:
-        inverse = tl.rsqrt(tl.sum(x * x, 1) / D + eps)[:, None]
-        x = x * inverse * _norm_weight(q_norm_ptr, k_norm_ptr, is_query, d, d < D, norm_offset)
-        y = y * inverse * _norm_weight(q_norm_ptr, k_norm_ptr, is_query, partner, is_turned, norm_offset)
-    angle = token * HALF + d % HALF
-    cos = tl.load(cos_ptr + angle, mask=is_turned, other=1.0).to(tl.float32)
-    sin = tl.load(sin_ptr + angle, mask=is_turned, other=0.0).to(tl.float32)
-    x = x * cos[None, :] + y * tl.where(d < HALF, -sin, sin)[None, :]
-    turned = tl.where(is_value[:, None], raw, x.to(raw.dtype))
-    tl.store(q_ptr + token * (HQ * D) + (heads * D)[:, None] + d[None, :], turned, mask=is_real & is_query[:, None])
     slot = tl.load(slots_ptr + token).to(tl.int64)
+    cos = tl.load(cos_ptr + token * HALF + h, mask=h < HALF, other=1.0).to(tl.float32)[None, :]
+    sin = tl.load(sin_ptr + token * HALF + h, mask=h < HALF, other=0.0).to(tl.float32)[None, :]
+    is_real = (heads < HQ + 2 * HKV)[:, None]
+    inside = is_real & (h < HALF)[None, :]
+    row = qkv_ptr + token * qkv_stride + (heads * D)[:, None]
+    raw_first = tl.load(row + h[None, :], mask=inside, other=0.0)
+    raw_second = tl.load(row + HALF + h[None, :], mask=inside, other=0.0)
+    first, second = raw_first.to(tl.float32), raw_second.to(tl.float32)
+    q_at = q_ptr + token * (HQ * D) + (heads * D)[:, None]
     kv_heads = tl.where(is_value, heads - HQ - HKV, heads - HQ)
-    is_cached = is_real & (heads >= HQ)[:, None] & (slot >= 0)
-    tl.store(kv_ptr + _cache_offsets(slot, kv_heads, d, is_value, HKV, D, PAGE), turned, mask=is_cached)
+    to_query = is_query[:, None]
+    to_cache = is_real & (heads >= HQ)[:, None] & (slot >= 0)
+    squares = tl.sum(first * first + second * second, 1)
+    inverse = squares[:, None]
+    if 2 * HALF < D:
+        raw_rest = tl.load(row + r[None, :], mask=is_real & (r < D)[None, :], other=0.0)
+        rest = raw_rest.to(tl.float32)
+        squares += tl.sum(rest * rest, 1)
+    if NORM:
+        inverse = tl.rsqrt(squares / D + eps)[:, None]
+        first = first * inverse * first_norm
+        second = second * inverse * second_norm
+    if 2 * HALF < D:
+        if NORM:
+            rest = rest * inverse * rest_norm
+        rest = tl.where(is_value[:, None], raw_rest, rest.to(raw_rest.dtype))
+        there = (r < D)[None, :]
+        tl.store(q_at + r[None, :], rest, mask=there & to_query)
+        tl.store(kv_ptr + _cache_offsets(slot, kv_heads, r, is_value, HKV, D, PAGE), rest, mask=there & to_cache)
+    turned = tl.where(is_value[:, None], raw_first, (first * cos - second * sin).to(raw_first.dtype))
+    turned_second = tl.where(is_value[:, None], raw_second, (second * cos + first * sin).to(raw_first.dtype))
+    kv_at = kv_ptr + _cache_offsets(slot, kv_heads, h, is_value, HKV, D, PAGE)
+    tl.store(q_at + h[None, :], turned, mask=inside & to_query)
+    tl.store(q_at + HALF + h[None, :], turned_second, mask=inside & to_query)
+    tl.store(kv_at, turned, mask=inside & to_cache)
+    tl.store(kv_at + HALF, turned_second, mask=inside & to_cache)
 
 
 def cache_write(kv_cache: Tensor, k: Tensor, v: Tensor, slot_mapping: Tensor) -> None:
@@ -151,8 +176,8 @@ def rotary_and_cache_write(
     assert qkv.stride(1) == 1
     assert all(x.is_contiguous() for x in (cos, sin, kv_cache))
     q = torch.empty(num_tokens, num_heads, head_dim, dtype=qkv.dtype, device=qkv.device)
-    padded = triton.next_power_of_2(head_dim)
-    heads = max(1, NUMBERS_PER_PROGRAM // padded)
+    half = cos.shape[-1]
+    heads = max(1, NUMBERS_PER_PROGRAM // triton.next_power_of_2(head_dim))
     has_norm = q_norm is not None and k_norm is not None
     norms = (q_norm, k_norm) if has_norm else (qkv, qkv)
     launch(
@@ -162,8 +187,9 @@ def rotary_and_cache_write(
         HQ=num_heads,
         HKV=num_kv_heads,
         D=head_dim,
-        DP=padded,
-        HALF=cos.shape[-1],
+        HALF=half,
+        BH=triton.next_power_of_2(half),
+        BREST=triton.next_power_of_2(max(head_dim - 2 * half, 1)),
         PAGE=page,
         HEADS=heads,
         NORM=has_norm,

@@ -339,8 +339,17 @@ def _library(
     residual: Tensor | None,
     out_dtype: torch.dtype,
 ) -> Tensor:
-    """The same by the library's product, with kernels of their own for what stands around it."""
-    y = F.linear(x if norm is None else _normed(x, norm), weight, bias)
+    """The same by the library's product, with kernels of their own for what stands around it.
+
+    The product is added to a residual before it is rounded, in the same launch, where nothing comes between.
+    """
+    x = x if norm is None else _normed(x, norm)
+    if residual is not None and bias is None and gate is None:
+        return residual.addmm_(x, weight.t())
+    to_float = out_dtype == torch.float32 != x.dtype and x.is_cuda and torch.version.hip is None
+    if to_float and bias is None and gate is None and residual is None:
+        return torch.mm(x, weight.t(), out_dtype=torch.float32)
+    y = F.linear(x, weight, bias)
     if gate is not None:
         if gate.interleaved:
             y = y.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1)

@@ -22,6 +22,7 @@ from octavo.platforms.base import Platform
 from octavo.sampling.sampler import Sampler
 from octavo.worker.captured_prompt import CapturedPrompt
 from octavo.worker.captured_step import CapturedStep
+from octavo.worker.compile_ahead import compile_ahead
 from octavo.worker.graph_pool import GraphPool
 from octavo.worker.input_batch import InputBatch
 from octavo.worker.launched_step import LaunchedStep
@@ -83,6 +84,7 @@ class Worker:
         )
         bytes_per_block = layers_per_group * self._cache_dtype.itemsize * torch.Size(shape).numel()
         attach_attention(model, backend, groups)
+        compile_ahead(config, self._platform, backend, groups, shape)
         activations = self._activations(backend, groups, shape)
         plan = plan_memory(self._needs(bytes_per_block, activations), config.cache, config.scheduler, groups)
         logger.info("%s", plan.table())
