@@ -65,6 +65,7 @@ class Size(NamedTuple):
 
 
 MEASURED: dict[Size, Tile | None] = {}
+MEASURED_FP8: dict[Size, Tile | None] = {}  # of weights of 8 bits
 
 
 @lru_cache(maxsize=4096)
@@ -84,6 +85,19 @@ def choose_tile(
     if family != "sm_90" or num_tokens > 64:
         return None
     return _tensor_cores(size)
+
+
+@lru_cache(maxsize=4096)
+def choose_fp8_tile(
+    family: str, dtype: torch.dtype, num_tokens: int, outputs: int, in_features: int, *, gated: bool
+) -> Tile | None:
+    """`choose_tile` for a weight of 8 bits; None: the product of 8 bits is faster."""
+    size = Size(family, num_tokens, outputs, in_features, gated)
+    if size in MEASURED_FP8:
+        return MEASURED_FP8[size]
+    if dtype not in _DTYPES or not 0 < num_tokens <= _FMA_TOKENS:
+        return None
+    return _fma(size, 2 if gated or in_features <= 2048 else 4, 1024, 2, 4)
 
 
 def _one_token(size: Size) -> FmaTile:

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from octavo.attention.base import AttentionBackend, AttentionMetadata
@@ -84,6 +85,7 @@ class Forward:
 
     def __call__(self, *, num_tokens: int, num_requests: int, max_query_len: int, max_seq_len: int) -> Tensor:
         buffers = self.buffers
+        starts, lengths = buffers.query_start_loc.host, buffers.seq_lens.host
         metadata = tuple(
             self.backend.build(
                 AttentionMetadata(
@@ -95,6 +97,8 @@ class Forward:
                     num_tokens=num_tokens,
                     max_query_len=max_query_len,
                     max_seq_len=max_seq_len,
+                    host_starts=torch.from_numpy(starts[: num_requests + 1]),
+                    host_lens=torch.from_numpy(lengths[:num_requests]),
                 ),
                 group.sliding_window,
             )

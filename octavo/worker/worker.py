@@ -134,7 +134,7 @@ class Worker:
         return [CapturedStep(forward, pool, kernels.sampling, max_model_len=max_model_len), prompt, eager]
 
     def _captures(self, backend: AttentionBackend) -> bool:
-        return self._platform.name == "cuda" and backend.capturable and not self._config.enforce_eager
+        return self._platform.device.type == "cuda" and backend.capturable and not self._config.enforce_eager
 
     def execute(self, batch: ScheduledBatch) -> LaunchedStep:
         with self._platform.computing():
