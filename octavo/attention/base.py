@@ -41,6 +41,7 @@ class AttentionMetadata:
     num_tokens: int
     max_query_len: int
     max_seq_len: int
+    isolated: bool = False  # no request sees a token that another one writes in this step
     causal: bool = True  # False: new tokens see all tokens of their request
     plan: Any = None  # the backend's own, from `build`
 

@@ -21,7 +21,7 @@ _LOGITS_UP_TO = 16  # requests: with so few the host has no time to launch the h
 
 
 class CapturedStep(StepGraph):
-    """Serves steps of one token for each request."""
+    """Serves steps of one token for each request, none of which is new: see `AttentionMetadata.isolated`."""
 
     def __init__(self, forward: Forward, *, max_model_len: int) -> None:
         self._forward = forward
@@ -47,11 +47,13 @@ class CapturedStep(StepGraph):
     def _run_model(self, size: int) -> tuple[Tensor, Tensor | None]:
         forward = self._forward
         forward.read_tokens(size)
-        hidden = forward(num_tokens=size, num_requests=size, max_query_len=1, max_seq_len=self._max_model_len)
+        hidden = forward(
+            num_tokens=size, num_requests=size, max_query_len=1, max_seq_len=self._max_model_len, isolated=True
+        )
         return hidden, forward.model.compute_logits(hidden) if size <= _LOGITS_UP_TO else None
 
     def accepts(self, inputs: StepInputs) -> bool:
-        return inputs.max_query_len == 1
+        return inputs.max_query_len == 1 and inputs.isolated
 
     def run(self, inputs: StepInputs) -> tuple[Tensor, Tensor | None]:
         num_requests = len(inputs.slots)

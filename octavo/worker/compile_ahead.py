@@ -64,6 +64,7 @@ def compile_ahead(
                 num_requests=requests,
                 max_query_len=queries,
                 max_seq_len=scheduler.max_model_len,
+                isolated=queries == 1,
             )
             platform.kernels.sampling.argmax(model.compute_logits(hidden[:requests]))
     logger.info("compiled kernels in %.1f s", time.perf_counter() - started)

@@ -52,7 +52,10 @@ class Forward:
         """The ids of the step's tokens, some of which may be known to the device alone."""
         self._tokens.read(self.buffers.token_places, self.buffers.input_ids[:num_tokens])
 
-    def __call__(self, *, num_tokens: int, num_requests: int, max_query_len: int, max_seq_len: int) -> Tensor:
+    def __call__(
+        self, *, num_tokens: int, num_requests: int, max_query_len: int, max_seq_len: int, isolated: bool = False
+    ) -> Tensor:
+        """Hidden states. `isolated`: no request sees keys that another one writes in this step."""
         buffers = self.buffers
         metadata = tuple(
             self.backend.build(
@@ -65,6 +68,7 @@ class Forward:
                     num_tokens=num_tokens,
                     max_query_len=max_query_len,
                     max_seq_len=max_seq_len,
+                    isolated=isolated,
                 ),
                 group.sliding_window,
             )
@@ -92,5 +96,6 @@ class EagerStep(StepGraph):
             num_requests=len(inputs.slots),
             max_query_len=inputs.max_query_len,
             max_seq_len=inputs.max_seq_len,
+            isolated=inputs.isolated,
         )
         return hidden, None
