@@ -17,7 +17,6 @@ from octavo.loading.pickled import FILES as PICKLED_FILES
 from octavo.loading.pickled import PickledWeights
 from octavo.loading.safetensors import FILES as SAFETENSORS_FILES
 from octavo.loading.safetensors import SafetensorsWeights
-from octavo.loading.to_device import sent_to
 from octavo.models.base import CausalLM
 from octavo.quantization.base import Weight
 
@@ -40,8 +39,7 @@ def load_model(model_config: ModelConfig, load_config: LoadConfig, device: torch
         return model
     weights = GGUFWeights(path) if load_config.load_format == "gguf" else _folder_weights(path)
     model = build_model(model_config, device)
-    tensors = _with_progress(weights, load_config.use_tqdm_on_load)
-    load_weights(model, sent_to(device, tensors) if device.type == "cuda" else tensors, kernels)
+    load_weights(model, _with_progress(weights, load_config.use_tqdm_on_load), kernels)
     return model
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 
 import torch
 from torch import Tensor
@@ -61,9 +60,7 @@ class Worker:
 
     def load(self) -> None:
         config, platform = self._config, self._platform
-        started = time.perf_counter()
         self._model = load_model(config.model, config.load, platform.device, platform.kernels)
-        logger.info("loaded the weights in %.1f s", time.perf_counter() - started)
 
     def kv_capacity(self) -> KVCacheLayout:
         """Plan the memory, allocate the KV cache and get ready for steps."""
