@@ -16,7 +16,7 @@ from gpu_attention import ROTATED_BYTES, microseconds
 from torch import Tensor
 
 from octavo.kernels import triton_layers
-from octavo.kernels.triton_cache import kv_cache_shape, rotary_and_cache_write
+from octavo.kernels.triton_cache import Rotation, kv_cache_shape, rotary_and_cache_write, rotated_keys_to_cache
 from octavo.kernels.triton_linear import linear
 
 DTYPE = torch.bfloat16
@@ -69,20 +69,24 @@ def gate(shape: Shape, tokens: int) -> tuple[Callable[[], Callable[[], object]],
     return make, 3 * tokens * shape.intermediate * DTYPE.itemsize
 
 
-def rotation(shape: Shape, tokens: int) -> tuple[Callable[[], Callable[[], object]], int]:
+def rotation(shape: Shape, tokens: int, *, queries: bool) -> tuple[Callable[[], Callable[[], object]], int]:
+    """Of keys, and of queries where attention does not do it itself."""
     width = (shape.heads + 2 * shape.kv_heads) * HEAD_DIM
-    slots = torch.randperm(-(-tokens // 16) * 16, device="cuda")[:tokens]
+    slots = torch.arange(-(-tokens // 16) * 16, device="cuda")[:tokens]
     cos, sin = torch.randn(2, tokens, 1, HEAD_DIM // 2, device="cuda", dtype=DTYPE)
     weight = rand(HEAD_DIM) if shape.head_norm else None
+    turn = Rotation(cos, sin, None if weight is None else (weight, weight), EPS)
 
     def make() -> Callable[[], object]:
         qkv = rand(tokens, width)
         cache = torch.zeros(kv_cache_shape(-(-tokens // 16), 16, shape.kv_heads, HEAD_DIM), device="cuda", dtype=DTYPE)
-        return lambda: rotary_and_cache_write(
-            qkv, cache, cos, sin, slots, num_heads=shape.heads, q_norm=weight, k_norm=weight, eps=EPS
-        )
+        if queries:
+            options = {"num_heads": shape.heads, "q_norm": weight, "k_norm": weight, "eps": EPS}
+            return lambda: rotary_and_cache_write(qkv, cache, cos, sin, slots, **options)
+        return lambda: rotated_keys_to_cache(qkv, cache, turn, slots, num_heads=shape.heads)
 
-    return make, 2 * tokens * width * DTYPE.itemsize
+    heads = (shape.heads if queries else 0) + 2 * shape.kv_heads
+    return make, 2 * tokens * heads * HEAD_DIM * DTYPE.itemsize
 
 
 def projection(shape: Shape, tokens: int, *, residual: bool) -> tuple[Callable[[], Callable[[], object]], int]:
@@ -106,7 +110,8 @@ def main() -> None:
         for tokens in map(int, args.tokens.split(",")):
             print(f"\n{shape.name}, {tokens} tokens\n\n| kernel | us | MB | GB/s |\n|---|---|---|---|")
             report("norm", *norm(shape, tokens))
-            report("norms of heads, rotation, cache write", *rotation(shape, tokens))
+            report("rotation and cache write, queries too", *rotation(shape, tokens, queries=True))
+            report("rotation and cache write, keys alone", *rotation(shape, tokens, queries=False))
             report("gate", *gate(shape, tokens))
             report("output product", *projection(shape, tokens, residual=False))
             report("output product and residual", *projection(shape, tokens, residual=True))

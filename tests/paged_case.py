@@ -171,36 +171,40 @@ Rotated = tuple[Tensor, Tensor]  # results, and the cache as it was left
 
 
 def rotated_both_ways(
-    case: PagedCase, tiles: Any = None, *, normed: bool, early: bool, rotated: float = 1.0
+    case: PagedCase, tiles: Any = None, *, normed: bool, alone: bool, rotated: float = 1.0
 ) -> tuple[Rotated, Rotated]:
-    """Triton's attention of requests with one new token, rotated in the launch that attends, and by kernels apart.
+    """Triton's attention with new tokens that it rotates itself, and with rotation and cache write in front of it.
 
     The new tokens' queries, keys and values are random, and replace those of the case. `rotated`: share of a head.
+    `alone`: a step of one token for each request, that runs as one launch.
     """
     from octavo.kernels.triton_attention import paged_attention, plan_attention, rotated_attention
-    from octavo.kernels.triton_cache import rotary_and_cache_write
+    from octavo.kernels.triton_cache import Rotation, rotary_and_cache_write
 
     heads, starts = case.heads, case.batch["query_start_loc"]
-    num_reqs, dim = len(starts) - 1, heads.head_dim
+    num_tokens, dim = case.q.shape[0], heads.head_dim
     half = int(dim * rotated) // 2
-    plan = replace(plan_attention(starts, **case.plan_arguments(), tiles=tiles), early=early)
+    plan = plan_attention(starts, **case.plan_arguments(), tiles=tiles, isolated=alone)
+    assert plan.alone == alone
     width = (heads.num_heads + 2 * heads.num_kv_heads) * dim
     generator = torch.Generator().manual_seed(1)
 
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(heads.dtype).to(case.device)
 
-    qkv, angles, norms = random(num_reqs, width + 32)[:, :width], random(num_reqs, 1, half), random(2, dim)
+    qkv, angles, norms = random(num_tokens, width + 32)[:, :width], random(num_tokens, 1, half), random(2, dim)
     turn = angles.cos(), angles.sin()
     table, size = case.batch["block_table"].tolist(), heads.block_size
-    slots = [table[row][before // size] * size + before % size for row, (before, _) in enumerate(case.lengths)]
-    to = torch.tensor(slots + [-1] * case.padding, device=case.device)
-    scoring = {name: value for name, value in case.scoring().items() if name != "causal"} | case.batch
+    places = [(row, at) for row, (before, new) in enumerate(case.lengths) for at in range(before, before + new)]
+    slots = [table[row][at // size] * size + at % size for row, at in places] + [-1] * case.padding
+    to = torch.tensor(slots, device=case.device)
     caches = [case.kv_cache.clone(), case.kv_cache.clone()]
-    common: dict[str, Any] = {"num_heads": heads.num_heads, "eps": 1e-3, "norm_offset": 1.0}
-    pair = {"norms": (norms[0], norms[1])} if normed else {}
-    ours = rotated_attention(qkv, caches[0], plan, angles=turn, slot_mapping=to, **pair, **common, **scoring)
-    single = {"q_norm": norms[0], "k_norm": norms[1]} if normed else {}
-    q = rotary_and_cache_write(qkv, caches[1], *turn, to, **single, **common)
-    apart = paged_attention(q, caches[1], replace(plan, early=False), **scoring)
+    rotation = Rotation(*turn, (norms[0], norms[1]) if normed else None, 1e-3, 1.0)
+    step = case.batch | case.scoring()
+    ours = rotated_attention(qkv, caches[0], plan, rotation, to, num_heads=heads.num_heads, **step)
+    single: dict[str, Any] = {"q_norm": norms[0], "k_norm": norms[1]} if normed else {}
+    q = rotary_and_cache_write(
+        qkv, caches[1], *turn, to, num_heads=heads.num_heads, eps=1e-3, norm_offset=1.0, **single
+    )
+    apart = paged_attention(q, caches[1], replace(plan, early=False), **step)
     return (ours, caches[0]), (apart, caches[1])

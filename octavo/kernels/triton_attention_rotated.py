@@ -1,11 +1,10 @@
 """Decode attention that takes queries, keys and values as the product leaves them: one launch instead of two.
 
-For a step in which every request has one new token. A program norms and rotates the query heads that it serves; the one
-whose split has the new token does so with the new key as well, starts its sums from it, and writes key and value to the
-cache beside that. So nothing in the launch waits for the cache, and the first tile of it can be read while the product
-in front still runs. Splits and their sums are those of `triton_attention_decode`.
-
-No request may read a token that another writes in the same step: the writer has no one who waits for it.
+For requests with one new token; others are left out. A program norms and rotates the query heads that it serves; the
+one whose split has the new token does so with the new key as well, and starts its sums from it. With WRITE it puts key
+and value in the cache beside that: nothing in the launch waits for the cache, and its first tile can be read while the
+product in front still runs. But then no request may see a token that another writes in the same step: nobody would
+wait for it. Splits and their sums are those of `triton_attention_decode`.
 """
 
 from __future__ import annotations
@@ -17,20 +16,21 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from octavo.kernels.triton_attention_decode import combine_splits, new_partials, split_range
 from octavo.kernels.triton_attention_tiles import DecodeTile
+from octavo.kernels.triton_cache import Rotation
 from octavo.kernels.triton_launch import launch
 from octavo.kernels.triton_softmax import PagedBatch, Scoring, add_tile, empty_sums, read_tile
 
 
 @triton.jit
 def _rotated(
-    row_ptr, norm_ptr, eps, norm_offset, cos_ptr, sin_ptr, heads, is_real, d, D: tl.constexpr, HALF: tl.constexpr,
-    NORM: tl.constexpr
+    row_ptr, norm_ptr, eps, norm_offset, cos_ptr, sin_ptr, token, heads, is_real, d, D: tl.constexpr,
+    HALF: tl.constexpr, NORM: tl.constexpr
 ):  # fmt: skip
     """Heads [H] of a row of qkv, normed and rotated, in its dtype [H, DP]."""
     is_turned = d < 2 * HALF
     partner = tl.where(d < HALF, d + HALF, tl.where(is_turned, d - HALF, d))
-    cos = tl.load(cos_ptr + d % HALF, mask=is_turned, other=1.0).to(tl.float32)
-    sin = tl.load(sin_ptr + d % HALF, mask=is_turned, other=0.0).to(tl.float32)
+    cos = tl.load(cos_ptr + token * HALF + d % HALF, mask=is_turned, other=1.0).to(tl.float32)
+    sin = tl.load(sin_ptr + token * HALF + d % HALF, mask=is_turned, other=0.0).to(tl.float32)
     at = row_ptr + (heads * D)[:, None]
     x = tl.load(at + d[None, :], mask=is_real, other=0.0).to(tl.float32)
     y = tl.load(at + partner[None, :], mask=is_real & is_turned[None, :], other=0.0).to(tl.float32)
@@ -62,11 +62,11 @@ def _scores(q, k, scale, soft_cap, SOFT_CAP: tl.constexpr):
 
 @triton.jit(do_not_specialize=["window", "table_stride"])
 def _decode_rotated_kernel(
-    out_ptr, partial_ptr, weight_ptr, qkv_ptr, kv_ptr, table_ptr, lens_ptr, slots_ptr, cos_ptr, sin_ptr, q_norm_ptr,
-    k_norm_ptr, eps, norm_offset, scale, soft_cap, window, table_stride, qkv_stride, HQ: tl.constexpr,
+    out_ptr, partial_ptr, weight_ptr, qkv_ptr, kv_ptr, table_ptr, starts_ptr, lens_ptr, slots_ptr, cos_ptr, sin_ptr,
+    q_norm_ptr, k_norm_ptr, eps, norm_offset, scale, soft_cap, window, table_stride, qkv_stride, HQ: tl.constexpr,
     HKV: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, HALF: tl.constexpr, PAGE: tl.constexpr, ROWS: tl.constexpr,
-    TOKENS: tl.constexpr, STAGES: tl.constexpr, SPLIT: tl.constexpr, NORM: tl.constexpr, WINDOW: tl.constexpr,
-    SOFT_CAP: tl.constexpr, EARLY: tl.constexpr, PDL: tl.constexpr
+    TOKENS: tl.constexpr, STAGES: tl.constexpr, SPLIT: tl.constexpr, NORM: tl.constexpr, WRITE: tl.constexpr,
+    WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, EARLY: tl.constexpr, PDL: tl.constexpr
 ):  # fmt: skip
     """Program (KV head, request, split). EARLY: a first tile of earlier steps is read before gdc_wait."""
     if PDL:
@@ -76,6 +76,8 @@ def _decode_rotated_kernel(
     kv_head = tl.program_id(0)
     row = tl.program_id(1)
     split = tl.program_id(2)
+    token = tl.load(starts_ptr + row)
+    num_queries = tl.load(starts_ptr + row + 1) - token
     seq_len = tl.load(lens_ptr + row)
     lo, start, chunk = split_range(seq_len, 1, window, tl.num_programs(2), TOKENS, WINDOW)
     begin = start + split * chunk
@@ -92,24 +94,24 @@ def _decode_rotated_kernel(
         if PDL:
             gdc_wait()
     # Of a request without tokens (padding of a graph) split 0 writes zeros.
-    if (begin >= end) & (split > 0):
+    if (num_queries != 1) | ((begin >= end) & (split > 0)):
         return
     GROUP: tl.constexpr = HQ // HKV
     rows = tl.arange(0, ROWS)
     d = tl.arange(0, DP)
-    qkv_ptr += row.to(tl.int64) * qkv_stride
-    cos_ptr += row.to(tl.int64) * HALF
-    sin_ptr += row.to(tl.int64) * HALF
+    token = token.to(tl.int64)
+    qkv_ptr += token * qkv_stride
     head = kv_head * GROUP + rows
     is_real = (rows < GROUP)[:, None] & (d < D)[None, :]
-    q = _rotated(qkv_ptr, q_norm_ptr, eps, norm_offset, cos_ptr, sin_ptr, head, is_real, d, D, HALF, NORM)
+    q = _rotated(qkv_ptr, q_norm_ptr, eps, norm_offset, cos_ptr, sin_ptr, token, head, is_real, d, D, HALF, NORM)
     maximum, total, acc = empty_sums(ROWS, DP)
     if (begin < end) & (end == seq_len):
         new = (d < D)[None, :]
         heads = HQ + kv_head + tl.arange(0, 1)
-        k = _rotated(qkv_ptr, k_norm_ptr, eps, norm_offset, cos_ptr, sin_ptr, heads, new, d, D, HALF, NORM)
+        k = _rotated(qkv_ptr, k_norm_ptr, eps, norm_offset, cos_ptr, sin_ptr, token, heads, new, d, D, HALF, NORM)
         v = tl.load(qkv_ptr + (HQ + HKV + kv_head) * D + d[None, :], mask=new, other=0.0)
-        _write_token(kv_ptr + d[None, :], k, v, tl.load(slots_ptr + row), new, D, PAGE, BLOCK, VALUES)
+        if WRITE:
+            _write_token(kv_ptr + d[None, :], k, v, tl.load(slots_ptr + token), new, D, PAGE, BLOCK, VALUES)
         maximum = _scores(q, k, scale, soft_cap, SOFT_CAP)
         total += 1.0
         acc += v.to(tl.float32)
@@ -126,7 +128,7 @@ def _decode_rotated_kernel(
         tl.store(partial_ptr + at[:, None] * D + d[None, :], acc, mask=is_real)
         tl.store(weight_ptr + at, maximum + tl.log2(total), mask=rows < GROUP)
     else:
-        at = (row.to(tl.int64) * HQ + head) * D
+        at = (token * HQ + head) * D
         tl.store(out_ptr + at[:, None] + d[None, :], acc.to(out_ptr.dtype.element_ty), mask=is_real)
 
 
@@ -138,21 +140,21 @@ def decode_attention_rotated(
     scoring: Scoring,
     tile: DecodeTile,
     *,
-    angles: tuple[Tensor, Tensor],
+    rotation: Rotation,
     slot_mapping: Tensor,
-    norms: tuple[Tensor, Tensor] | None,
-    eps: float,
-    norm_offset: float,
     num_splits: int,
+    write: bool,
     early: bool,
     dependent: bool,
 ) -> None:
-    """Fills `out` [R, Hq, D]; qkv [R, (Hq + 2 Hkv) * D]; the other arguments as in `rotary_and_cache_write`.
+    """Fills the rows of `out` [T, Hq, D] that belong to requests with one new token; qkv [T, (Hq + 2 Hkv) * D].
 
+    `write`: keys and values of the new tokens are not in the cache yet.
     `early`: keys of earlier steps, and the tensors of `batch`, are not written by a kernel that may still run when this
     one starts.
     """
-    num_reqs, num_heads, head_dim = out.shape
+    num_heads, head_dim = out.shape[1:]
+    num_reqs = batch.seq_lens.shape[0]
     num_kv_heads, page = kv_cache.shape[2:4]
     partials = weights = out
     if num_splits > 1:
@@ -160,20 +162,21 @@ def decode_attention_rotated(
     launch(
         _decode_rotated_kernel,
         (num_kv_heads, num_reqs, num_splits),
-        *(out, partials, weights, qkv, kv_cache, batch.block_table, batch.seq_lens, slot_mapping, *angles),
-        *(norms or (qkv, qkv)),
-        *(eps, norm_offset, *scoring.arguments(), batch.block_table.stride(0), qkv.stride(0)),
+        *(out, partials, weights, qkv, kv_cache, *batch.arguments(), slot_mapping, rotation.cos, rotation.sin),
+        *(rotation.norms or (qkv, qkv)),
+        *(rotation.eps, rotation.norm_offset, *scoring.arguments(), batch.block_table.stride(0), qkv.stride(0)),
         HQ=num_heads,
         HKV=num_kv_heads,
         D=head_dim,
         DP=triton.next_power_of_2(head_dim),
-        HALF=angles[0].shape[-1],
+        HALF=rotation.half,
         PAGE=page,
         ROWS=max(triton.next_power_of_2(num_heads // num_kv_heads), tile.min_rows),
         TOKENS=tile.tokens,
         STAGES=tile.stages,
         SPLIT=num_splits > 1,
-        NORM=norms is not None,
+        NORM=rotation.norms is not None,
+        WRITE=write,
         WINDOW=scoring.sliding_window > 0,
         SOFT_CAP=scoring.soft_cap > 0,
         EARLY=early,

@@ -8,6 +8,8 @@ rounded to the dtype of the cache: that of the run, or float8_e4m3fn (with no sc
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
@@ -17,6 +19,22 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from octavo.kernels.triton_launch import gpu_traits, launch
 
 NUMBERS_PER_PROGRAM = 1024
+MANY_TOKENS = 1024  # from here on a program has twice as many numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """What becomes of the heads of queries and keys before attention; see `rotary_and_cache_write`."""
+
+    cos: Tensor
+    sin: Tensor
+    norms: tuple[Tensor, Tensor] | None = None  # of queries, of keys
+    eps: float = 0.0
+    norm_offset: float = 0.0
+
+    @property
+    def half(self) -> int:
+        return self.cos.shape[-1]
 
 
 def kv_cache_shape(num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int) -> tuple[int, ...]:
@@ -67,13 +85,13 @@ def _norm_weight(q_norm_ptr, k_norm_ptr, is_query, at, mask, offset):
 def _rotary_cache_kernel(
     q_ptr, kv_ptr, qkv_ptr, cos_ptr, sin_ptr, slots_ptr, q_norm_ptr, k_norm_ptr, eps, norm_offset, qkv_stride,
     HQ: tl.constexpr, HKV: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, BH: tl.constexpr, BREST: tl.constexpr,
-    PAGE: tl.constexpr, HEADS: tl.constexpr, NORM: tl.constexpr, PDL: tl.constexpr
+    PAGE: tl.constexpr, FIRST: tl.constexpr, HEADS: tl.constexpr, NORM: tl.constexpr, PDL: tl.constexpr
 ):  # fmt: skip
-    """Program (token, HEADS heads of the row of qkv). HALF: half of the numbers of a head that are rotated.
+    """Program (token, HEADS heads of the row of qkv from head FIRST on). HALF: half of the numbers that are rotated.
 
     A head is read in pieces, both halves of what is rotated and the rest, so that every read and write is a wide one.
     """
-    heads = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
+    heads = FIRST + tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     is_query = heads < HQ
     is_value = heads >= HQ + HKV
     h = tl.arange(0, BH)
@@ -173,29 +191,45 @@ def rotary_and_cache_write(
 
     Returns the queries [T, Hq, D].
     """
+    q = torch.empty(qkv.shape[0], num_heads, kv_cache.shape[-1], dtype=qkv.dtype, device=qkv.device)
+    norms = None if q_norm is None or k_norm is None else (q_norm, k_norm)
+    _rotate(q, qkv, kv_cache, Rotation(cos, sin, norms, eps, norm_offset), slot_mapping, first_head=0)
+    return q
+
+
+def rotated_keys_to_cache(
+    qkv: Tensor, kv_cache: Tensor, rotation: Rotation, slot_mapping: Tensor, *, num_heads: int
+) -> None:
+    """`rotary_and_cache_write` of keys and values alone; the queries, `num_heads` of a token, stay as they are."""
+    _rotate(qkv, qkv, kv_cache, rotation, slot_mapping, first_head=num_heads)
+
+
+def _rotate(
+    q: Tensor, qkv: Tensor, kv_cache: Tensor, rotation: Rotation, slot_mapping: Tensor, *, first_head: int
+) -> None:
+    """The heads of qkv from `first_head` on; queries, where that is 0, to q."""
     num_tokens = qkv.shape[0]
     _, _, num_kv_heads, page, head_dim = kv_cache.shape
+    num_all = qkv.shape[1] // head_dim
     assert qkv.stride(1) == 1
-    assert all(x.is_contiguous() for x in (cos, sin, kv_cache))
-    q = torch.empty(num_tokens, num_heads, head_dim, dtype=qkv.dtype, device=qkv.device)
-    half = cos.shape[-1]
-    heads = max(1, NUMBERS_PER_PROGRAM // triton.next_power_of_2(head_dim))
-    has_norm = q_norm is not None and k_norm is not None
-    norms = (q_norm, k_norm) if has_norm else (qkv, qkv)
+    assert all(x.is_contiguous() for x in (rotation.cos, rotation.sin, kv_cache))
+    numbers = NUMBERS_PER_PROGRAM if num_tokens <= MANY_TOKENS else 2 * NUMBERS_PER_PROGRAM
+    heads = min(max(1, numbers // triton.next_power_of_2(head_dim)), triton.next_power_of_2(num_all - first_head))
     launch(
         _rotary_cache_kernel,
-        (num_tokens, triton.cdiv(num_heads + 2 * num_kv_heads, heads)),
-        *(q, kv_cache, qkv, cos, sin, slot_mapping, *norms, eps, norm_offset, qkv.stride(0)),
-        HQ=num_heads,
+        (num_tokens, triton.cdiv(num_all - first_head, heads)),
+        *(q, kv_cache, qkv, rotation.cos, rotation.sin, slot_mapping, *(rotation.norms or (qkv, qkv))),
+        *(rotation.eps, rotation.norm_offset, qkv.stride(0)),
+        HQ=num_all - 2 * num_kv_heads,
         HKV=num_kv_heads,
         D=head_dim,
-        HALF=half,
-        BH=triton.next_power_of_2(half),
-        BREST=triton.next_power_of_2(max(head_dim - 2 * half, 1)),
+        HALF=rotation.half,
+        BH=triton.next_power_of_2(rotation.half),
+        BREST=triton.next_power_of_2(max(head_dim - 2 * rotation.half, 1)),
         PAGE=page,
+        FIRST=first_head,
         HEADS=heads,
-        NORM=has_norm,
-        num_warps=2,
+        NORM=rotation.norms is not None,
+        num_warps=4,
         PDL=gpu_traits(qkv.device).dependent_launch,
     )
-    return q

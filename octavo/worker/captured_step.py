@@ -39,7 +39,7 @@ class Ending(Enum):
 
 
 class CapturedStep(StepGraph):
-    """Serves steps of one token for each request."""
+    """Serves steps of one token for each request, none of which is new: see `AttentionMetadata.isolated`."""
 
     chooses = True
 
@@ -74,7 +74,9 @@ class CapturedStep(StepGraph):
         """Hidden states or logits of all rows, or their tokens, by the ending."""
         forward = self._forward
         forward.read_tokens(size)
-        hidden = forward(num_tokens=size, num_requests=size, max_query_len=1, max_seq_len=self._max_model_len)
+        hidden = forward(
+            num_tokens=size, num_requests=size, max_query_len=1, max_seq_len=self._max_model_len, isolated=True
+        )
         if ending is Ending.HIDDEN:
             return hidden
         logits = forward.model.compute_logits(hidden)
@@ -90,7 +92,7 @@ class CapturedStep(StepGraph):
         return token_ids
 
     def accepts(self, inputs: StepInputs, *, all_hidden: bool) -> bool:
-        return inputs.max_query_len == 1 and not all_hidden
+        return inputs.max_query_len == 1 and inputs.isolated and not all_hidden
 
     def run(self, inputs: StepInputs, draw: Draw | None) -> StepResult:
         num_requests, num_sampled = len(inputs.slots), len(inputs.sampled_rows)

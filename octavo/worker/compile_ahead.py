@@ -65,6 +65,7 @@ def compile_ahead(
                 num_requests=requests,
                 max_query_len=queries,
                 max_seq_len=scheduler.max_model_len,
+                isolated=queries == 1,
             )
             logits = model.compute_logits(hidden[:requests])
             sampling.argmax(logits)

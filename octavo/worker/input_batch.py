@@ -32,6 +32,7 @@ class StepInputs:
     num_tokens: int
     max_query_len: int
     max_seq_len: int
+    isolated: bool  # no row reads keys that another one writes in this step: only a newcomer finds such in the cache
     sampled_rows: IntArray  # [S], the rows for which a token is sampled
 
     @property
@@ -114,6 +115,7 @@ class InputBatch:
             num_tokens=batch.total_num_scheduled_tokens,
             max_query_len=int(num_scheduled.max()),
             max_seq_len=int(seq_lens.max()),
+            isolated=not batch.new_requests,
             sampled_rows=_places(request_ids, batch.sampled_request_ids),
         )
         self._buffers.query_start_loc.host[: num_rows + 1] = query_start

@@ -83,7 +83,10 @@ class Forward:
         """A place for tokens that nothing reads."""
         return self._tokens.nowhere
 
-    def __call__(self, *, num_tokens: int, num_requests: int, max_query_len: int, max_seq_len: int) -> Tensor:
+    def __call__(
+        self, *, num_tokens: int, num_requests: int, max_query_len: int, max_seq_len: int, isolated: bool = False
+    ) -> Tensor:
+        """Hidden states. `isolated`: no request sees keys that another one writes in this step."""
         buffers = self.buffers
         starts, lengths = buffers.query_start_loc.host, buffers.seq_lens.host
         metadata = tuple(
@@ -99,6 +102,7 @@ class Forward:
                     max_seq_len=max_seq_len,
                     host_starts=torch.from_numpy(starts[: num_requests + 1]),
                     host_lens=torch.from_numpy(lengths[:num_requests]),
+                    isolated=isolated,
                 ),
                 group.sliding_window,
             )
@@ -126,5 +130,6 @@ class EagerStep(StepGraph):
             num_requests=len(inputs.slots),
             max_query_len=inputs.max_query_len,
             max_seq_len=inputs.max_seq_len,
+            isolated=inputs.isolated,
         )
         return StepResult(hidden, self._forward.logits(hidden, inputs))

@@ -151,9 +151,15 @@ def test_the_backend_writes_and_attends() -> None:
     "heads", [heads for heads in LAYERS.values() if heads.causal], ids=[n for n in LAYERS if n != "not-causal"]
 )
 def test_rotation_and_attention_in_one(heads: Heads) -> None:
-    for lengths, normed, early in ((DECODE, True, False), ([(300, 1)], True, True), ([(0, 1)], False, True)):
+    for lengths, normed, alone in (
+        (DECODE, True, True),
+        ([(300, 1)], True, True),
+        ([(0, 1)], False, True),
+        (DECODE, True, False),
+        (MIXED, True, False),
+    ):
         case = PagedCase(heads, lengths, "cuda", padding=1)
-        ours, apart = rotated_both_ways(case, normed=normed, early=early)
+        ours, apart = rotated_both_ways(case, normed=normed, alone=alone)
         assert ours[0].isfinite().all()
         assert (ours[0].float() - apart[0].float()).abs().max() < BOUNDS[heads.dtype]
         assert torch.allclose(ours[1].float(), apart[1].float(), atol=BOUNDS[heads.dtype], equal_nan=True)

@@ -215,8 +215,9 @@ def test_rotation_and_attention_in_one(heads: Heads, num_splits: int) -> None:
     from octavo.kernels.triton_attention_tiles import AttentionTiles, DecodeTile, PrefillTile
 
     for lengths, changes in (
-        ([(0, 1), (15, 1), (16, 1), (40, 1)], {"normed": True, "early": False}),
-        ([(48, 1), (0, 1), (1, 1)], {"normed": False, "early": True, "rotated": 0.5}),
+        ([(0, 1), (15, 1), (16, 1), (40, 1)], {"normed": True, "alone": True}),
+        ([(48, 1), (0, 1), (1, 1)], {"normed": False, "alone": False, "rotated": 0.5}),
+        ([(6, 1), (0, 19), (12, 5)], {"normed": True, "alone": False}),
     ):
         case = PagedCase(heads, lengths, padding=1)
         programs = num_splits * (len(lengths) + 1) * heads.num_kv_heads
@@ -226,3 +227,14 @@ def test_rotation_and_attention_in_one(heads: Heads, num_splits: int) -> None:
         assert (ours[0] - expected[0]).abs().max() < 1e-5
         assert torch.allclose(ours[1], expected[1], atol=1e-6, equal_nan=True)
         assert not ours[0][-1].any()
+
+
+@inside
+def test_the_first_tile_read_early_when_it_rotates(monkeypatch: pytest.MonkeyPatch) -> None:
+    from octavo.kernels import triton_attention
+
+    plan = triton_attention.plan_attention
+    monkeypatch.setattr(triton_attention, "plan_attention", lambda *a, **k: replace(plan(*a, **k), early=True))
+    for lengths in ([(47, 1)], [(48, 1)], [(0, 1)], [(1, 1)]):
+        ours, expected = rotated_both_ways(PagedCase(Heads(), lengths), normed=True, alone=True)
+        assert (ours[0] - expected[0]).abs().max() < 1e-5
