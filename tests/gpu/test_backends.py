@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from paged_case import Heads, PagedCase
+from engine_case import Answers, make_llama
+from paged_case import Heads, PagedCase, through_backend
 from torch import Tensor
 
 from octavo.attention.base import AttentionBackend, AttentionMetadata
@@ -120,8 +121,6 @@ def test_lengths_may_be_known_to_the_device_alone(kind: type[AttentionBackend]) 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_it_writes_what_it_attends_to(kind: type[AttentionBackend]) -> None:
-    from paged_case import through_backend
-
     backend_for(kind, BASE)
     case = PagedCase(BASE, [(0, 40), (0, 1), (0, 23)], "cuda")
     assert (through_backend(case, kind).float() - case.expected()).abs().max() < BOUND
@@ -155,3 +154,24 @@ def test_a_graph_serves_other_lengths_than_it_was_captured_with(kind: type[Atten
             expected = torch.einsum("hk,khd->hd", weights, v_row)
             assert (out[row].float() - expected).abs().max() < BOUND
         assert out[3:].isfinite().all()
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def by_triton(llama: str) -> Answers:
+    return Answers(llama, gpu_memory_utilization=0.2, attention_backend="TRITON_ATTN")
+
+
+@pytest.mark.parametrize("kind", KINDS[1:], ids=lambda kind: kind.name)
+def test_the_engine_says_the_same(kind: type[AttentionBackend], llama: str, by_triton: Answers) -> None:
+    """Prompts and decode steps, run ahead as in serving: differences are those of bfloat16."""
+    backend_for(kind, replace(BASE, num_heads=8, num_kv_heads=2))
+    answers = Answers(llama, gpu_memory_utilization=0.2, attention_backend=kind.name)
+    differences, agreed = answers.differences(by_triton), answers.agreed(by_triton)
+    print(f"{kind.name}: mean {differences.mean():.4f}, most {differences.max():.4f}, tokens agreed {agreed}")
+    assert differences.mean() < 0.06
+    assert sum(agreed) >= 3 * len(agreed)

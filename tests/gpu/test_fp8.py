@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from engine_case import Answers, make_llama
 from paged_case import Heads, PagedCase, through_backend
 from torch import Tensor
 
@@ -184,3 +186,25 @@ def test_rotation_and_write_round_once_more() -> None:
     q = rotary_and_cache_write(qkv, plain, cos, sin, slots, num_heads=8)
     assert torch.equal(q, rotary_and_cache_write(qkv, rounded, cos, sin, slots, num_heads=8))
     assert torch.equal(rounded.float(), plain.float().clamp(-448, 448).to(FP8).float())
+
+
+# ---- the engine ----
+
+
+def test_the_engine_rounds_as_the_plain_twin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plain twin multiplies the rounded numbers in float32; fp8 costs far more than lies between them."""
+    model = make_llama(tmp_path)
+    options = {"gpu_memory_utilization": 0.2, "num_output": 8}
+    plain, rounded = Answers(model, **options), Answers(model, quantization="fp8", **options)
+    rounded_cache = Answers(model, quantization="fp8", kv_cache_dtype="fp8", **options)
+    monkeypatch.setattr(GPUKernels, "pack_fp8", lambda _, *weights, **o: torch_fp8.RoundedLinear(*weights, **o))
+    twin = Answers(model, quantization="fp8", **options)
+    found = {
+        "fp8 and its twin": rounded.differences(twin).mean().item(),
+        "fp8 and bfloat16": rounded.differences(plain).mean().item(),
+        "fp8 with a rounded cache and bfloat16": rounded_cache.differences(plain).mean().item(),
+    }
+    print(found)
+    assert found["fp8 and its twin"] < 0.12
+    assert found["fp8 and its twin"] < found["fp8 and bfloat16"] / 2
+    assert found["fp8 with a rounded cache and bfloat16"] < 0.8
