@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -165,3 +165,46 @@ def through_backend(case: PagedCase, kind: type[AttentionBackend]) -> Tensor:
     metadata = backend.build(metadata, heads.sliding_window or None)
     cache = torch.zeros(shape, dtype=heads.cache_dtype, device=case.device)
     return backend.forward(heads, case.q, k, v, cache, metadata)
+
+
+Rotated = tuple[Tensor, Tensor]  # results, and the cache as it was left
+
+
+def rotated_both_ways(
+    case: PagedCase, tiles: Any = None, *, normed: bool, alone: bool, rotated: float = 1.0
+) -> tuple[Rotated, Rotated]:
+    """Triton's attention with new tokens that it rotates itself, and with rotation and cache write in front of it.
+
+    The new tokens' queries, keys and values are random, and replace those of the case. `rotated`: share of a head.
+    `alone`: a step of one token for each request, that runs as one launch.
+    """
+    from octavo.kernels.triton_attention import paged_attention, plan_attention, rotated_attention
+    from octavo.kernels.triton_cache import Rotation, rotary_and_cache_write
+
+    heads, starts = case.heads, case.batch["query_start_loc"]
+    num_tokens, dim = case.q.shape[0], heads.head_dim
+    half = int(dim * rotated) // 2
+    plan = plan_attention(starts, **case.plan_arguments(), tiles=tiles, isolated=alone)
+    assert plan.alone == alone
+    width = (heads.num_heads + 2 * heads.num_kv_heads) * dim
+    generator = torch.Generator().manual_seed(1)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(heads.dtype).to(case.device)
+
+    qkv, angles, norms = random(num_tokens, width + 32)[:, :width], random(num_tokens, 1, half), random(2, dim)
+    turn = angles.cos(), angles.sin()
+    table, size = case.batch["block_table"].tolist(), heads.block_size
+    places = [(row, at) for row, (before, new) in enumerate(case.lengths) for at in range(before, before + new)]
+    slots = [table[row][at // size] * size + at % size for row, at in places] + [-1] * case.padding
+    to = torch.tensor(slots, device=case.device)
+    caches = [case.kv_cache.clone(), case.kv_cache.clone()]
+    rotation = Rotation(*turn, (norms[0], norms[1]) if normed else None, 1e-3, 1.0)
+    step = case.batch | case.scoring()
+    ours = rotated_attention(qkv, caches[0], plan, rotation, to, num_heads=heads.num_heads, **step)
+    single: dict[str, Any] = {"q_norm": norms[0], "k_norm": norms[1]} if normed else {}
+    q = rotary_and_cache_write(
+        qkv, caches[1], *turn, to, num_heads=heads.num_heads, eps=1e-3, norm_offset=1.0, **single
+    )
+    apart = paged_attention(q, caches[1], replace(plan, early=False), **step)
+    return (ours, caches[0]), (apart, caches[1])

@@ -14,7 +14,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from octavo.kernels import triton_attention, triton_attention_decode, triton_attention_prefill, triton_cache
+from octavo.kernels import (
+    triton_attention,
+    triton_attention_decode,
+    triton_attention_prefill,
+    triton_attention_rotated,
+    triton_cache,
+)
 from octavo.kernels.triton_launch import GpuTraits
 
 TARGETS = {
@@ -109,14 +115,52 @@ def compile_cache_writes(head_dim: int, cache_dtype: torch.dtype = torch.bfloat1
     )
 
 
+def compile_rotated(head_dim: int, lengths: list[int]) -> None:
+    """A step whose attention rotates queries itself, and with one token for each request writes to the cache."""
+
+    def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    num_reqs, num_tokens = len(lengths), sum(lengths)
+    starts = empty(num_reqs + 1, dtype=torch.int32)
+    plan = triton_attention.plan_attention(
+        starts,
+        num_reqs=num_reqs,
+        num_tokens=num_tokens,
+        max_query_len=max(lengths),
+        max_seq_len=8192,
+        num_heads=16,
+        num_kv_heads=4,
+        head_dim=head_dim,
+        dtype=torch.bfloat16,
+        isolated=True,
+    )
+    angles = empty(num_tokens, 1, head_dim // 2), empty(num_tokens, 1, head_dim // 2)
+    triton_attention.rotated_attention(
+        empty(num_tokens, 24 * head_dim),
+        empty(8, 2, 4, 16, head_dim),
+        plan,
+        triton_cache.Rotation(*angles, (empty(head_dim), empty(head_dim)), 1e-6),
+        empty(num_tokens, dtype=torch.int64),
+        num_heads=16,
+        query_start_loc=starts,
+        seq_lens=empty(num_reqs, dtype=torch.int32),
+        block_table=empty(num_reqs, 512, dtype=torch.int32),
+        scale=0.1,
+    )
+
+
 def main(name: str) -> None:
     target, traits = TARGETS[name]
     driver.set_active(NoGpu(target))
-    for room in (triton_attention_decode, triton_attention_prefill, triton_cache):
+    for room in (triton_attention_decode, triton_attention_prefill, triton_attention_rotated, triton_cache):
         vars(room)["launch"] = compile_kernel
     for room in (triton_attention, triton_cache):
         vars(room)["gpu_traits"] = lambda device: traits
     compile_cache_writes(80)
+    compile_rotated(128, [1])
+    compile_rotated(80, [1] * 200)
+    compile_rotated(128, [300, 1])
     compile_attention(128, 4, torch.bfloat16, [1])
     compile_attention(64, 7, torch.float16, [300, 1] + [1] * 200)
     compile_attention(256, 2, torch.bfloat16, [3, 1], sliding_window=512, soft_cap=50.0)

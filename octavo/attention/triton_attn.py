@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from octavo.attention.base import AttentionLayer, AttentionMetadata, AttentionSpec
+from octavo.attention.base import AttentionLayer, AttentionMetadata, AttentionSpec, HeadNorms
 from octavo.attention.head_major import MIN_CAPABILITY, HeadMajorBackend, dotted, unserved_device
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -60,10 +60,41 @@ class TritonAttentionBackend(HeadMajorBackend):
                 head_dim=self.head_dim,
                 dtype=self.dtype,
                 sliding_window=sliding_window or 0,
+                isolated=metadata.isolated,
             )
             for num_heads in self._num_heads
         }
         return replace(metadata, plan=plans)
+
+    def forward_rotated(
+        self,
+        layer: AttentionLayer,
+        qkv: Tensor,
+        angles: tuple[Tensor, Tensor],
+        norms: HeadNorms | None,
+        kv_cache: Tensor,
+        metadata: AttentionMetadata,
+    ) -> Tensor:
+        if kv_cache.dtype is not qkv.dtype:
+            return super().forward_rotated(layer, qkv, angles, norms, kv_cache, metadata)
+        q_norm, k_norm, eps, offset = norms or (None, None, 0.0, 0.0)
+        weights = None if q_norm is None or k_norm is None else (q_norm, k_norm)
+        out: Tensor = self._attention.rotated_attention(
+            qkv,
+            kv_cache,
+            metadata.plan[layer.num_heads],
+            self._cache.Rotation(*angles, weights, eps, offset),
+            metadata.slot_mapping,
+            num_heads=layer.num_heads,
+            query_start_loc=metadata.query_start_loc,
+            seq_lens=metadata.seq_lens,
+            block_table=metadata.block_table,
+            scale=layer.scale,
+            soft_cap=layer.logits_soft_cap or 0.0,
+            sliding_window=layer.sliding_window or 0,
+            causal=metadata.causal,
+        )
+        return out
 
     def attend(self, layer: AttentionLayer, q: Tensor, kv_cache: Tensor, metadata: AttentionMetadata) -> Tensor:
         out: Tensor = self._attention.paged_attention(

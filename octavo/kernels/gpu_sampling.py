@@ -34,8 +34,13 @@ class GPUSampling:
     ) -> Tensor:
         any_top_k, any_top_p = bool((top_k > 0).any()), bool((top_p < 1).any())
         columns = self._upload(temperature, min_p, top_k, top_p, uniforms)
-        names = ("temperature", "min_p", "top_k", "top_p", "uniforms")
-        return sample(logits, **dict(zip(names, columns, strict=True)), any_top_k=any_top_k, any_top_p=any_top_p)
+        return sample(logits, *columns, any_top_k=any_top_k, any_top_p=any_top_p)
+
+    def draw_on_device(
+        self, logits: Tensor, temperature: Tensor, min_p: Tensor, top_k: Tensor, top_p: Tensor, uniforms: Tensor
+    ) -> Tensor:
+        """`draw` with columns that the device has, and launches that are the same for all of their values."""
+        return sample(logits, temperature, min_p, top_k, top_p, uniforms)
 
     def penalize_(
         self,

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from octavo.kernels.triton_attention_decode import decode_attention
-from octavo.kernels.triton_attention_prefill import make_tile_map, prefill_attention, tile_queries
-from octavo.kernels.triton_attention_tiles import AttentionTiles, choose_num_splits, choose_tiles
+from octavo.kernels.triton_attention_prefill import can_rotate, make_tile_map, prefill_attention, tile_queries
+from octavo.kernels.triton_attention_rotated import decode_attention_rotated
+from octavo.kernels.triton_attention_tiles import AttentionTiles, DecodeTile, choose_num_splits, choose_tiles
+from octavo.kernels.triton_cache import Rotation, rotary_and_cache_write, rotated_keys_to_cache
 from octavo.kernels.triton_launch import gpu_traits
 from octavo.kernels.triton_softmax import PagedBatch, Scoring
 
@@ -31,7 +33,12 @@ class AttentionPlan:
     decode_queries: int  # the most new tokens of a request that the decode kernel serves; 0: it is not needed
     num_splits: int
     early: bool  # the decode kernel reads its first keys before the kernel in front of it is done
+    alone: bool  # one new token for each request, and none sees a token that another one writes in this step
     tile_map: Tensor | None  # int32 [N, 2], of the prefill kernel; None: it is not needed
+
+    @property
+    def decode_tile(self) -> DecodeTile:
+        return self.tiles.split if self.num_splits > 1 else self.tiles.whole
 
 
 def plan_attention(
@@ -46,9 +53,12 @@ def plan_attention(
     head_dim: int,
     dtype: torch.dtype,
     sliding_window: int = 0,
+    isolated: bool = False,
     tiles: AttentionTiles | None = None,
 ) -> AttentionPlan:
     """The plan for `num_reqs` requests with `num_tokens` new tokens, at most `max_query_len` each.
+
+    `isolated`: no request sees a token that another one writes in this step.
 
     For a CUDA graph `max_seq_len` is the longest context that it will ever see. query_start_loc, int32 [num_reqs + 1],
     is read by a kernel when there is a prompt, and never by the host. `tiles` other than the table's are for tuning.
@@ -65,8 +75,9 @@ def plan_attention(
     visible = min(max_seq_len, sliding_window + max_query_len) if sliding_window else max_seq_len
     num_splits = choose_num_splits(tiles, num_reqs * num_kv_heads, visible)
     # Of several requests one may see tokens that another writes in this step: blocks of a prefix that they share.
-    early = num_reqs == 1 and traits.dependent_launch
-    return AttentionPlan(tiles, decode_queries, num_splits, early, tile_map)
+    alone = num_tokens == num_reqs and (num_reqs == 1 or isolated)
+    early = traits.dependent_launch and (num_reqs == 1 or isolated)
+    return AttentionPlan(tiles, decode_queries, num_splits, early, alone, tile_map)
 
 
 def paged_attention(
@@ -99,16 +110,78 @@ def paged_attention(
     assert kv_cache.is_contiguous()
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     batch = PagedBatch(query_start_loc, seq_lens, block_table)
-    scoring = Scoring(scale, soft_cap, sliding_window, causal)
+    _attend(out, q, kv_cache, plan, batch, Scoring(scale, soft_cap, sliding_window, causal))
+    return out
+
+
+def _attend(out: Tensor, q: Tensor, kv_cache: Tensor, plan: AttentionPlan, batch: PagedBatch, scoring: Scoring) -> None:
+    """Each kernel of the plan fills its rows of `out`."""
     if plan.tile_map is not None:
         prefill_attention(out, q, kv_cache, batch, scoring, plan.tiles.prefill, plan.tile_map)
     if plan.decode_queries:
-        tile = plan.tiles.split if plan.num_splits > 1 else plan.tiles.whole
         decode_attention(
-            *(out, q, kv_cache, batch, scoring, tile),
+            *(out, q, kv_cache, batch, scoring, plan.decode_tile),
             num_queries=plan.decode_queries,
             num_splits=plan.num_splits,
             early=plan.early,
             dependent=gpu_traits(q.device).dependent_launch,
+        )
+
+
+def rotated_attention(
+    qkv: Tensor,
+    kv_cache: Tensor,
+    plan: AttentionPlan,
+    rotation: Rotation,
+    slot_mapping: Tensor,
+    *,
+    num_heads: int,
+    query_start_loc: Tensor,
+    seq_lens: Tensor,
+    block_table: Tensor,
+    scale: float,
+    soft_cap: float = 0.0,
+    sliding_window: int = 0,
+    causal: bool = True,
+) -> Tensor:
+    """Norm, rotation and write to the cache of new tokens, and their attention.
+
+    qkv [T, (Hq + 2 Hkv) * D], of the dtype of the cache; `rotary_and_cache_write` and `paged_attention` describe the
+    other arguments. Where the attention kernels can turn queries themselves, these are not written in between; where
+    the plan is that of a step `alone`, keys and values are written by the kernel that attends, and there is one launch.
+
+    Returns [T, Hq, D], contiguous.
+    """
+    assert kv_cache.dtype is qkv.dtype
+    batch = PagedBatch(query_start_loc, seq_lens, block_table)
+    scoring = Scoring(scale, soft_cap, sliding_window, causal)
+    head_dim, dependent = kv_cache.shape[-1], gpu_traits(qkv.device).dependent_launch
+    out = torch.empty(qkv.shape[0], num_heads, head_dim, dtype=qkv.dtype, device=qkv.device)
+    if plan.decode_queries > 1 or not (plan.tile_map is None or can_rotate(rotation, head_dim)):
+        q_norm, k_norm = rotation.norms or (None, None)
+        q = rotary_and_cache_write(
+            *(qkv, kv_cache, rotation.cos, rotation.sin, slot_mapping),
+            num_heads=num_heads,
+            q_norm=q_norm,
+            k_norm=k_norm,
+            eps=rotation.eps,
+            norm_offset=rotation.norm_offset,
+        )
+        _attend(out, q, kv_cache, plan, batch, scoring)
+        return out
+    if not plan.alone:
+        rotated_keys_to_cache(qkv, kv_cache, rotation, slot_mapping, num_heads=num_heads)
+    if plan.tile_map is not None:
+        q = qkv[:, : num_heads * head_dim].unflatten(1, (num_heads, head_dim))
+        prefill_attention(out, q, kv_cache, batch, scoring, plan.tiles.prefill, plan.tile_map, rotation)
+    if plan.decode_queries:
+        decode_attention_rotated(
+            *(out, qkv, kv_cache, batch, scoring, plan.decode_tile),
+            rotation=rotation,
+            slot_mapping=slot_mapping,
+            num_splits=plan.num_splits,
+            write=plan.alone,
+            early=plan.early,
+            dependent=dependent,
         )
     return out

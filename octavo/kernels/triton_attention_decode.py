@@ -23,7 +23,7 @@ COMBINED_SPLITS = 32  # that the second kernel reads at a time
 
 
 @triton.jit
-def _split_range(seq_len, num_queries, window, num_splits, TOKENS: tl.constexpr, WINDOW: tl.constexpr):
+def split_range(seq_len, num_queries, window, num_splits, TOKENS: tl.constexpr, WINDOW: tl.constexpr):
     """The first position that a request's queries see, where its splits begin, and the tokens of each split."""
     lo = seq_len * 0
     if WINDOW:
@@ -51,7 +51,7 @@ def _decode_kernel(
     first_token = tl.load(starts_ptr + row)
     num_queries = tl.load(starts_ptr + row + 1) - first_token
     seq_len = tl.load(lens_ptr + row)
-    lo, start, chunk = _split_range(seq_len, num_queries, window, tl.num_programs(2), TOKENS, WINDOW)
+    lo, start, chunk = split_range(seq_len, num_queries, window, tl.num_programs(2), TOKENS, WINDOW)
     begin = start + split * chunk
     end = tl.minimum(begin + chunk, seq_len)
     table_ptr += row.to(tl.int64) * table_stride
@@ -116,7 +116,7 @@ def _combine_kernel(
     seq_len = tl.load(lens_ptr + row)
     if (query >= num_queries) | (num_queries > QUERIES):
         return
-    _, start, chunk = _split_range(seq_len, num_queries, window, num_splits, TOKENS, WINDOW)
+    _, start, chunk = split_range(seq_len, num_queries, window, num_splits, TOKENS, WINDOW)
     num_used = tl.maximum(tl.cdiv(seq_len - start, chunk), 1)
     base = (tl.program_id(1) * HQ + head) * num_splits
     d = tl.arange(0, DP)
@@ -143,6 +143,42 @@ def _combine_kernel(
     tl.store(out_ptr + at + d, out.to(out_ptr.dtype.element_ty), mask=d < D)
 
 
+def new_partials(q: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Room for `count` sums of splits [count, D] and their weights [count]."""
+    return q.new_empty(count, q.shape[-1], dtype=torch.float32), q.new_empty(count, dtype=torch.float32)
+
+
+def combine_splits(
+    out: Tensor,
+    partials: Tensor,
+    weights: Tensor,
+    batch: PagedBatch,
+    scoring: Scoring,
+    *,
+    num_queries: int,
+    num_splits: int,
+    tokens: int,
+    dependent: bool,
+) -> None:
+    """Merges what the splits of a decode kernel, which read `tokens` keys at a time, left; into `out` [T, Hq, D]."""
+    num_heads, head_dim = out.shape[1:]
+    padded = triton.next_power_of_2(head_dim)
+    launch(
+        _combine_kernel,
+        (num_heads, batch.seq_lens.shape[0] * num_queries),
+        *(out, partials, weights, batch.query_start_loc, batch.seq_lens, scoring.sliding_window, num_splits),
+        HQ=num_heads,
+        D=head_dim,
+        DP=padded,
+        QUERIES=num_queries,
+        TOKENS=tokens,
+        SPLITS=min(num_splits, COMBINED_SPLITS),
+        WINDOW=scoring.sliding_window > 0,
+        PDL=dependent,
+        num_warps=2 if padded <= 128 else 4,
+    )
+
+
 def decode_attention(
     out: Tensor,
     q: Tensor,
@@ -164,24 +200,24 @@ def decode_attention(
     num_heads, head_dim = q.shape[1:]
     num_kv_heads, page = kv_cache.shape[2:4]
     num_reqs = batch.seq_lens.shape[0]
-    padded = triton.next_power_of_2(head_dim)
     partials = weights = out
     if num_splits > 1:
-        num_partials = num_reqs * num_queries * num_heads * num_splits
-        partials = q.new_empty(num_partials, head_dim, dtype=torch.float32)
-        weights = q.new_empty(num_partials, dtype=torch.float32)
+        partials, weights = new_partials(q, num_reqs * num_queries * num_heads * num_splits)
     rows = triton.next_power_of_2(num_queries * (num_heads // num_kv_heads))
-    shape = {"HQ": num_heads, "D": head_dim, "DP": padded, "QUERIES": num_queries, "TOKENS": tile.tokens}
     launch(
         _decode_kernel,
         (num_kv_heads, num_reqs, num_splits),
         *(out, partials, weights, q, kv_cache, *batch.arguments()),
         *(*scoring.arguments(), batch.block_table.stride(0), q.stride(0)),
-        **shape,
         **scoring.constants(),
+        HQ=num_heads,
         HKV=num_kv_heads,
+        D=head_dim,
+        DP=triton.next_power_of_2(head_dim),
         PAGE=page,
         ROWS=max(rows, tile.min_rows),
+        QUERIES=num_queries,
+        TOKENS=tile.tokens,
         STAGES=tile.stages,
         SPLIT=num_splits > 1,
         EARLY=early,
@@ -189,13 +225,10 @@ def decode_attention(
         num_warps=tile.num_warps,
     )
     if num_splits > 1:
-        launch(
-            _combine_kernel,
-            (num_heads, num_reqs * num_queries),
-            *(out, partials, weights, batch.query_start_loc, batch.seq_lens, scoring.sliding_window, num_splits),
-            **shape,
-            SPLITS=min(num_splits, COMBINED_SPLITS),
-            WINDOW=scoring.sliding_window > 0,
-            PDL=dependent,
-            num_warps=2 if padded <= 128 else 4,
+        combine_splits(
+            *(out, partials, weights, batch, scoring),
+            num_queries=num_queries,
+            num_splits=num_splits,
+            tokens=tile.tokens,
+            dependent=dependent,
         )

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo.kernels.triton_attention_tiles import PrefillTile
+from octavo.kernels.triton_cache import Rotation
 from octavo.kernels.triton_launch import launch
 from octavo.kernels.triton_softmax import PagedBatch, Scoring, add_tile, empty_sums, read_tile, visible_keys
 
@@ -43,14 +44,36 @@ def _tile_map_kernel(
             tl.store(map_ptr + i * 2, -1, mask=i < num_tiles)
 
 
+@triton.jit
+def _rotated_queries(
+    q_at, cos_ptr, sin_ptr, norm_ptr, eps, norm_offset, token, is_real, D: tl.constexpr, ROWS: tl.constexpr,
+    NORM: tl.constexpr
+):  # fmt: skip
+    """Queries [ROWS, D] at q_at [ROWS], normed and rotated, in their dtype; read and turned in halves."""
+    h = tl.arange(0, D // 2)
+    mask = is_real[:, None]
+    first = tl.load(q_at[:, None] + h[None, :], mask=mask, other=0.0).to(tl.float32)
+    second = tl.load(q_at[:, None] + D // 2 + h[None, :], mask=mask, other=0.0).to(tl.float32)
+    if NORM:
+        inverse = tl.rsqrt(tl.sum(first * first + second * second, 1) / D + eps)[:, None]
+        first *= inverse * (tl.load(norm_ptr + h).to(tl.float32) + norm_offset)[None, :]
+        second *= inverse * (tl.load(norm_ptr + D // 2 + h).to(tl.float32) + norm_offset)[None, :]
+    angle = (token * (D // 2))[:, None] + h[None, :]
+    cos = tl.load(cos_ptr + angle, mask=mask, other=1.0).to(tl.float32)
+    sin = tl.load(sin_ptr + angle, mask=mask, other=0.0).to(tl.float32)
+    halves = tl.join(first * cos - second * sin, second * cos + first * sin)
+    return tl.reshape(tl.permute(halves, (0, 2, 1)), (ROWS, D)).to(q_at.dtype.element_ty)
+
+
 @triton.jit(do_not_specialize=["window", "table_stride"])
 def _prefill_kernel(
-    out_ptr, q_ptr, kv_ptr, table_ptr, starts_ptr, lens_ptr, map_ptr, scale, soft_cap, window, table_stride, q_stride,
-    HQ: tl.constexpr, HKV: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, PAGE: tl.constexpr, ROWS: tl.constexpr,
-    QUERIES: tl.constexpr, TOKENS: tl.constexpr, STAGES: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-    SOFT_CAP: tl.constexpr
+    out_ptr, q_ptr, kv_ptr, table_ptr, starts_ptr, lens_ptr, map_ptr, cos_ptr, sin_ptr, norm_ptr, eps, norm_offset,
+    scale, soft_cap, window, table_stride, q_stride, HQ: tl.constexpr, HKV: tl.constexpr, D: tl.constexpr,
+    DP: tl.constexpr, PAGE: tl.constexpr, ROWS: tl.constexpr, QUERIES: tl.constexpr, TOKENS: tl.constexpr,
+    STAGES: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, ROTATE: tl.constexpr,
+    NORM: tl.constexpr
 ):  # fmt: skip
-    """Program (KV head, fastest, and entry of the map)."""
+    """Program (KV head, fastest, and entry of the map). ROTATE: queries are normed and rotated when they are read."""
     kv_head = tl.program_id(0) % HKV
     entry = tl.program_id(0) // HKV
     request = tl.load(map_ptr + entry * 2)
@@ -69,9 +92,13 @@ def _prefill_kernel(
     d = tl.arange(0, DP)
     query = first_query + rows // GROUP
     head = kv_head * GROUP + rows % GROUP
-    is_real = ((rows < QUERIES * GROUP) & (query < num_queries))[:, None] & (d < D)[None, :]
+    is_real = (rows < QUERIES * GROUP) & (query < num_queries)
     token = (first_token + query).to(tl.int64)
-    q = tl.load(q_ptr + (token * q_stride + head * D)[:, None] + d[None, :], mask=is_real, other=0.0)
+    q_at = q_ptr + (token * q_stride + head * D)
+    if ROTATE:
+        q = _rotated_queries(q_at, cos_ptr, sin_ptr, norm_ptr, eps, norm_offset, token, is_real, D, ROWS, NORM)
+    else:
+        q = tl.load(q_at[:, None] + d[None, :], mask=is_real[:, None] & (d < D)[None, :], other=0.0)
     before = seq_len - num_queries  # tokens before the request's new ones
     position = before + query
     first = before + first_query
@@ -95,7 +122,13 @@ def _prefill_kernel(
         visible = visible_keys(tokens, seen, position, window, CAUSAL, WINDOW)
         maximum, total, acc = add_tile(q, k, v, visible, maximum, total, acc, scale, soft_cap, SOFT_CAP, True)
     out = (acc / total[:, None]).to(out_ptr.dtype.element_ty)
-    tl.store(out_ptr + ((token * HQ + head) * D)[:, None] + d[None, :], out, mask=is_real)
+    at = out_ptr + ((token * HQ + head) * D)[:, None] + d[None, :]
+    tl.store(at, out, mask=is_real[:, None] & (d < D)[None, :])
+
+
+def can_rotate(rotation: Rotation, head_dim: int) -> bool:
+    """The prefill kernel turns whole heads, of a size that is a power of two."""
+    return 2 * rotation.half == head_dim and head_dim & (head_dim - 1) == 0
 
 
 def tile_queries(tile: PrefillTile, num_heads: int, num_kv_heads: int) -> int:
@@ -133,16 +166,25 @@ def prefill_attention(
     scoring: Scoring,
     tile: PrefillTile,
     tile_map: Tensor,
+    rotation: Rotation | None = None,
 ) -> None:
-    """Fills the rows of `out` [T, Hq, D] that belong to the requests of `tile_map`."""
+    """Fills the rows of `out` [T, Hq, D] that belong to the requests of `tile_map`.
+
+    rotation: what is to be done to q [T, Hq, D] first, where it is the product's; `can_rotate` says which.
+    """
     num_heads, head_dim = q.shape[1:]
     num_kv_heads, page = kv_cache.shape[2:4]
     launch(
         _prefill_kernel,
         (num_kv_heads * tile_map.shape[0],),
         *(out, q, kv_cache, *batch.arguments(), tile_map),
+        *((q, q) if rotation is None else (rotation.cos, rotation.sin)),
+        *(q if rotation is None or rotation.norms is None else rotation.norms[0],),
+        *((0.0, 0.0) if rotation is None else (rotation.eps, rotation.norm_offset)),
         *(*scoring.arguments(), batch.block_table.stride(0), q.stride(0)),
         **scoring.constants(),
+        ROTATE=rotation is not None,
+        NORM=rotation is not None and rotation.norms is not None,
         HQ=num_heads,
         HKV=num_kv_heads,
         D=head_dim,

@@ -1,6 +1,9 @@
 """How a Triton kernel is started, and what its tiles depend on of the GPU. Knows launches and devices, no kernel.
 
-Imported without Triton. Programmatic dependent launch (PDL; CUDA programming guide, "Programmatic Dependent Launch and
+Imported without Triton. On tensors without memory (device "meta") a kernel is compiled instead of started, for the
+current GPU: so functions that launch tell which kernels they need before there is anything to compute.
+
+Programmatic dependent launch (PDL; CUDA programming guide, "Programmatic Dependent Launch and
 Synchronization"): a kernel may start while the one before it still runs, which hides the ramp of a launch. A kernel
 that is compiled for it (its constant PDL) says early that its successor may start, and then waits for its predecessor:
 before the wait it reads only what no kernel of a step writes (weights), after it everything that was launched before is
@@ -9,8 +12,13 @@ complete. A kernel that did not wait could be overtaken, so every program of it 
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -30,10 +38,13 @@ class GpuTraits:
 
 @lru_cache
 def gpu_traits(device: torch.device) -> GpuTraits:
-    """The traits of `device`. Tensors of a CPU reach a kernel in Triton's interpreter only: any traits serve there."""
+    """The traits of `device`; "meta" is the current GPU.
+
+    Tensors of a CPU reach a kernel in Triton's interpreter only: any traits serve there.
+    """
     if device.type == "cpu":
         return GpuTraits("ampere", 4, False)
-    properties = torch.cuda.get_device_properties(device)
+    properties = torch.cuda.get_device_properties(_gpu(device))
     if torch.version.hip is not None:
         return GpuTraits("amd", properties.multi_processor_count, False)
     # 9: Hopper, 10: Blackwell for data centres. Blackwell's other GPUs (12) have 100 KB of shared memory.
@@ -41,26 +52,50 @@ def gpu_traits(device: torch.device) -> GpuTraits:
     return GpuTraits(family, properties.multi_processor_count, properties.major >= 9)
 
 
+@contextmanager
+def compiling_in_threads() -> Iterator[None]:
+    """Kernels that are compiled in this block, on tensors without memory, are so side by side; all are there after it.
+
+    Most of the compiler works without the interpreter's lock.
+    """
+    triton = import_module("triton")
+    if not hasattr(triton, "AsyncCompileMode"):
+        yield
+        return
+    with ThreadPoolExecutor(min(32, len(os.sched_getaffinity(0)))) as threads, triton.AsyncCompileMode(threads):
+        yield
+
+
 @lru_cache
 def gpu_family(device: torch.device) -> str:
     """The generation of a GPU: "sm_90" for Hopper, "gfx942" for MI300; "cpu" where kernels are interpreted."""
-    if device.type != "cuda":
+    if device.type == "cpu":
         return device.type
+    device = _gpu(device)
     if torch.version.hip is not None:
         return str(torch.cuda.get_device_properties(device).gcnArchName).split(":")[0]
     major, minor = torch.cuda.get_device_capability(device)
     return f"sm_{major}{minor}"
 
 
+def _gpu(device: torch.device) -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if device.type == "meta" else device
+
+
 def launch(kernel: Any, grid: Grid, *args: Any, **constants: Any) -> None:
     """Starts `kernel`, as a dependent launch if its constant PDL is true; nothing at all for an empty grid.
+
+    With a first argument without memory the kernel is compiled only.
 
     Args:
         constants: compile-time constants of the kernel, num_warps and num_stages.
     """
     if 0 not in grid:
         options = {"launch_pdl": True} if constants.get("PDL") else {}
-        kernel[grid](*args, **constants, **options)
+        if args[0].is_meta:
+            kernel.warmup(*args, grid=grid, **constants, **options)
+        else:
+            kernel[grid](*args, **constants, **options)
 
 
 def launch_dependent(kernel: Any, grid: Grid, x: Tensor, *args: Any, **constants: Any) -> None:

@@ -99,7 +99,7 @@ def _norm(kind: tl.constexpr, x: Tensor, weight: Tensor, bias: Tensor | None, ep
         KIND=kind,
         BR=block_rows,
         BC=width,
-        num_warps=min(16, max(4, width // 512)),
+        num_warps=min(16, max(1, block_rows * width // 512)),
     )
     return y
 

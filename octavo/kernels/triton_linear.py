@@ -351,13 +351,19 @@ def _library(
     residual: Tensor | None,
     out_dtype: torch.dtype,
 ) -> Tensor:
-    """The same by the library's product, with kernels of their own for what stands around it."""
-    if scale is None:
-        y = F.linear(x if norm is None else _normed(x, norm), weight, bias)
-    elif norm is None or norm.gemma:
-        y = triton_fp8.scaled_linear(x if norm is None else _normed(x, norm), weight, scale, bias)
-    else:
-        y = triton_fp8.scaled_linear(x, weight, scale, bias, norm=(norm.weight, norm.eps))
+    """The same by the library's product, with kernels of their own for what stands around it.
+
+    The product is added to a residual before it is rounded, in the same launch, where nothing comes between.
+    """
+    fused = (norm.weight, norm.eps) if scale is not None and norm is not None and not norm.gemma else None
+    if norm is not None and fused is None:
+        x = _normed(x, norm)
+    plain = scale is None and bias is None and gate is None
+    if plain and residual is not None:
+        return residual.addmm_(x, weight.t())
+    if plain and out_dtype == torch.float32 != x.dtype and x.is_cuda and torch.version.hip is None:
+        return torch.mm(x, weight.t(), out_dtype=torch.float32)
+    y = F.linear(x, weight, bias) if scale is None else triton_fp8.scaled_linear(x, weight, scale, bias, norm=fused)
     if gate is not None:
         if gate.interleaved:
             y = y.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1)

@@ -51,6 +51,10 @@ class Platform(ABC):
         """Entered around a step: what the device needs of the process while it computes, and only then."""
         return nullcontext()
 
+    def compiling(self) -> AbstractContextManager[None] | None:
+        """Entered to compile kernels, by calling them on tensors without memory; None: nothing is compiled here."""
+        return None
+
     def probe(self, dtype: torch.dtype) -> MachineRates:
         """What the device does at most, measured now, in about a second; products are of `dtype`."""
         name = str(dtype).removeprefix("torch.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
@@ -11,6 +12,7 @@ import torch
 
 from octavo.config import DeviceTraits
 from octavo.kernels import torch_ops
+from octavo.kernels.triton_launch import compiling_in_threads
 from octavo.log import get_logger
 from octavo.platforms.base import Memory, Platform
 
@@ -33,6 +35,9 @@ class CudaPlatform(Platform):
             logger.warning("the package triton is not there: plain torch takes its place, and is slower")
             return torch_ops
         return import_module("octavo.kernels.gpu").GPUKernels(self.device)
+
+    def compiling(self) -> AbstractContextManager[None] | None:
+        return None if self.kernels is torch_ops else compiling_in_threads()
 
     def traits(self) -> DeviceTraits:
         fast = ("bfloat16", "float16", "float32")

@@ -15,9 +15,9 @@ from octavo.models.base import CausalLM
 from octavo.request import TokenLogprobs
 from octavo.sampling.logprobs import prompt_logprobs
 from octavo.sampling.sampler import History, Sampler, SamplerOutput
-from octavo.worker.input_batch import InputBatch, StepInputs
+from octavo.worker.input_batch import InputBatch, IntArray, StepInputs
 from octavo.worker.launched_step import LaunchedStep
-from octavo.worker.step_graph import StepGraph
+from octavo.worker.step_graph import StepGraph, StepResult
 
 
 class ModelRunner:
@@ -42,12 +42,20 @@ class ModelRunner:
         """Start a step. On a CPU it is done on return, on a GPU it may not even have begun."""
         self._apply(batch)
         inputs = self._rows.prepare(batch)
-        graph = next(graph for graph in self._graphs if graph.accepts(inputs))
-        hidden, logits = graph.run(inputs)
+        slots = inputs.slots[inputs.sampled_rows]
+        history = History(
+            token_ids=self._rows.token_ids.tensor,
+            num_tokens=self._rows.num_tokens[slots],
+            num_prompt_tokens=self._rows.num_prompt_tokens[slots],
+        )
+        scored = bool(self._prompt_scored)
+        graph = next(graph for graph in self._graphs if graph.accepts(inputs, all_hidden=scored))
+        result = graph.run(inputs, self._sampler.draw_alone(slots, history) if graph.chooses else None)
         output = StepOutput(step_id=batch.step_id, request_ids=batch.sampled_request_ids, token_ids=[])
-        if self._prompt_scored:
-            output.prompt_logprobs = self._score_prompts(inputs, hidden)
-        return LaunchedStep(output, self._sample(inputs, hidden, logits) if len(inputs.sampled_rows) else None)
+        if scored:
+            assert result.hidden is not None
+            output.prompt_logprobs = self._score_prompts(inputs, result.hidden)
+        return LaunchedStep(output, self._sample(inputs, result, slots, history))
 
     def reset(self) -> None:
         """Forget all requests, after a step that failed."""
@@ -60,22 +68,22 @@ class ModelRunner:
             if request_id in self._rows:
                 self._sampler.remove(self._rows.remove(request_id))
                 self._prompt_scored.pop(request_id, None)
-        for new in batch.new_requests:
-            self._sampler.add(self._rows.add(new), new)
+        for slot, new in zip(self._rows.add(batch.new_requests), batch.new_requests, strict=True):
+            self._sampler.add(slot, new)
             if new.params.prompt_logprobs is not None or new.params.prompt_logprob_token_ids is not None:
                 self._prompt_scored[new.request_id] = new
 
-    def _sample(self, inputs: StepInputs, hidden: Tensor, logits: Tensor | None) -> SamplerOutput:
-        sampled_rows = inputs.sampled_of(hidden if logits is None else logits)
-        logits = self._model.compute_logits(sampled_rows) if logits is None else sampled_rows
-        slots = inputs.slots[inputs.sampled_rows]
-        history = History(
-            token_ids=self._rows.token_ids.tensor,
-            num_tokens=self._rows.num_tokens[slots],
-            num_prompt_tokens=self._rows.num_prompt_tokens[slots],
-        )
-        sampled = self._sampler.sample(logits, slots, history)
-        self._rows.append_sampled(inputs, sampled.token_ids)
+    def _sample(
+        self, inputs: StepInputs, result: StepResult, slots: IntArray, history: History
+    ) -> SamplerOutput | None:
+        if result.token_ids is not None:
+            sampled = SamplerOutput(result.token_ids, None)
+            self._rows.append_sampled(inputs, None)
+        elif result.logits is not None:
+            sampled = self._sampler.sample(result.logits, slots, history)
+            self._rows.append_sampled(inputs, sampled.token_ids)
+        else:
+            return None
         return sampled
 
     def _score_prompts(self, inputs: StepInputs, hidden: Tensor) -> dict[str, tuple[int, list[TokenLogprobs]]]:

@@ -20,7 +20,10 @@ from octavo.log import get_logger
 from octavo.models.base import CausalLM
 from octavo.platforms.base import Platform
 from octavo.sampling.sampler import Sampler
+from octavo.worker.captured_prompt import CapturedPrompt
 from octavo.worker.captured_step import CapturedStep
+from octavo.worker.compile_ahead import compile_ahead
+from octavo.worker.graph_pool import GraphPool
 from octavo.worker.input_batch import InputBatch
 from octavo.worker.launched_step import LaunchedStep
 from octavo.worker.memory_plan import MemoryNeeds, activation_bytes, group_layers, layout, plan_memory
@@ -81,6 +84,7 @@ class Worker:
         )
         bytes_per_block = layers_per_group * self._cache_dtype.itemsize * torch.Size(shape).numel()
         attach_attention(model, backend, groups)
+        compile_ahead(config, self._platform, backend, groups, shape)
         activations = self._activations(backend, groups, shape)
         plan = plan_memory(self._needs(bytes_per_block, activations), config.cache, config.scheduler, groups)
         logger.info("%s", plan.table())
@@ -115,13 +119,22 @@ class Worker:
 
     def _graphs(self, forward: Forward) -> list[StepGraph]:
         """The ways to run a step, the fastest first; the last one takes every step."""
-        graphs: list[StepGraph] = [EagerStep(forward)]
+        eager = EagerStep(forward)
+        if self._config.enforce_eager:
+            return [eager]
         kernels = self._platform.kernels
-        if isinstance(forward.backend, CPUAttentionBackend) and not self._config.enforce_eager:
-            graphs.insert(0, RecordedStep(forward, kernels))
-        if self._platform.device.type == "cuda" and forward.backend.capturable and not self._config.enforce_eager:
-            graphs.insert(0, CapturedStep(forward, max_model_len=self._config.scheduler.max_model_len))
-        return graphs
+        if isinstance(forward.backend, CPUAttentionBackend):
+            return [RecordedStep(forward, kernels), eager]
+        if not self._captures(forward.backend):
+            return [eager]
+        pool = GraphPool(self._platform.device)
+        max_model_len = self._config.scheduler.max_model_len
+        operations = sum(self.cost().layer_operations.values())
+        prompt = CapturedPrompt(forward, pool, max_model_len=max_model_len, operations_per_token=operations)
+        return [CapturedStep(forward, pool, kernels.sampling, max_model_len=max_model_len), prompt, eager]
+
+    def _captures(self, backend: AttentionBackend) -> bool:
+        return self._platform.device.type == "cuda" and backend.capturable and not self._config.enforce_eager
 
     def execute(self, batch: ScheduledBatch) -> LaunchedStep:
         with self._platform.computing():
@@ -147,7 +160,7 @@ class Worker:
         """Bytes that the largest step needs beside weights and KV cache: measured on a GPU, estimated elsewhere."""
         scheduler, hf = self._config.scheduler, self._config.model.hf_config
         if self._platform.device.type == "cuda":
-            return measure_activations(
+            measured = measure_activations(
                 self.model,
                 backend,
                 groups,
@@ -157,6 +170,7 @@ class Worker:
                 max_num_seqs=scheduler.max_num_seqs,
                 device=self._platform.device,
             )
+            return measured * (2 if self._captures(backend) else 1)  # graphs have memory of their own
         hidden = int(hf["hidden_size"])
         return activation_bytes(
             num_tokens=scheduler.max_num_batched_tokens,

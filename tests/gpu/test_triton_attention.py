@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from paged_case import Heads, PagedCase, through_backend
+from paged_case import Heads, PagedCase, rotated_both_ways, through_backend
 from torch import Tensor
 
 from octavo.attention.triton_attn import TritonAttentionBackend
@@ -145,6 +145,24 @@ def test_the_backend_writes_and_attends() -> None:
         case = PagedCase(heads, [(0, 40), (0, 1), (0, 23)], "cuda")
         ours = through_backend(case, TritonAttentionBackend)
         assert (ours.float() - case.expected()).abs().max() < BOUNDS[heads.dtype]
+
+
+@pytest.mark.parametrize(
+    "heads", [heads for heads in LAYERS.values() if heads.causal], ids=[n for n in LAYERS if n != "not-causal"]
+)
+def test_rotation_and_attention_in_one(heads: Heads) -> None:
+    for lengths, normed, alone in (
+        (DECODE, True, True),
+        ([(300, 1)], True, True),
+        ([(0, 1)], False, True),
+        (DECODE, True, False),
+        (MIXED, True, False),
+    ):
+        case = PagedCase(heads, lengths, "cuda", padding=1)
+        ours, apart = rotated_both_ways(case, normed=normed, alone=alone)
+        assert ours[0].isfinite().all()
+        assert (ours[0].float() - apart[0].float()).abs().max() < BOUNDS[heads.dtype]
+        assert torch.allclose(ours[1].float(), apart[1].float(), atol=BOUNDS[heads.dtype], equal_nan=True)
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)

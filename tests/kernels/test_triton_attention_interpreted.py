@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from paged_case import Heads, PagedCase, through_backend
+from paged_case import Heads, PagedCase, rotated_both_ways, through_backend
 from torch import Tensor
 
 from octavo.attention.triton_attn import TritonAttentionBackend
@@ -195,3 +195,46 @@ def test_rotary_norm_and_cache_write_in_one(head_dim: int, rotated: float, offse
         assert torch.allclose(cache[block, 0, :, offset_in_block], expected[1][token], atol=1e-5)
         assert torch.equal(cache[block, 1, :, offset_in_block], heads[token, 8:])
     assert cache.isfinite().sum() == 2 * 2 * num_kv_heads * head_dim
+
+
+ROTATED = {
+    "plain": Heads(num_heads=6, num_kv_heads=2),
+    "window": Heads(sliding_window=11),
+    "window-of-one": Heads(sliding_window=1),
+    "soft-cap": Heads(soft_cap=0.7),
+    "no-sharing": Heads(num_kv_heads=4),
+    "odd-head": Heads(head_dim=80),
+    "blocks-of-many-tiles": Heads(block_size=64),
+}
+
+
+@inside
+@pytest.mark.parametrize("heads", ROTATED.values(), ids=ROTATED)
+@pytest.mark.parametrize("num_splits", [0, 4])
+def test_rotation_and_attention_in_one(heads: Heads, num_splits: int) -> None:
+    from octavo.kernels.triton_attention_tiles import AttentionTiles, DecodeTile, PrefillTile
+
+    for lengths, changes in (
+        ([(0, 1), (15, 1), (16, 1), (40, 1)], {"normed": True, "alone": True}),
+        ([(48, 1), (0, 1), (1, 1)], {"normed": False, "alone": False, "rotated": 0.5}),
+        ([(6, 1), (0, 19), (12, 5)], {"normed": True, "alone": False}),
+    ):
+        case = PagedCase(heads, lengths, padding=1)
+        programs = num_splits * (len(lengths) + 1) * heads.num_kv_heads
+        decode = DecodeTile(16, 1, 2)
+        tiles = AttentionTiles(decode, decode, PrefillTile(16, 16, 1, 2), programs)
+        ours, expected = rotated_both_ways(case, tiles, **changes)
+        assert (ours[0] - expected[0]).abs().max() < 1e-5
+        assert torch.allclose(ours[1], expected[1], atol=1e-6, equal_nan=True)
+        assert not ours[0][-1].any()
+
+
+@inside
+def test_the_first_tile_read_early_when_it_rotates(monkeypatch: pytest.MonkeyPatch) -> None:
+    from octavo.kernels import triton_attention
+
+    plan = triton_attention.plan_attention
+    monkeypatch.setattr(triton_attention, "plan_attention", lambda *a, **k: replace(plan(*a, **k), early=True))
+    for lengths in ([(47, 1)], [(48, 1)], [(0, 1)], [(1, 1)]):
+        ours, expected = rotated_both_ways(PagedCase(Heads(), lengths), normed=True, alone=True)
+        assert (ours[0] - expected[0]).abs().max() < 1e-5

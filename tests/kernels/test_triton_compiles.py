@@ -16,6 +16,7 @@ KERNELS = {
     "_cache_write_kernel",
     "_rotary_cache_kernel",
     "_decode_kernel",
+    "_decode_rotated_kernel",
     "_combine_kernel",
     "_tile_map_kernel",
     "_prefill_kernel",
@@ -40,4 +41,4 @@ def test_every_kernel_compiles(target: str) -> None:
     waiting = {line["kernel"] for line in compiled if line["waits"]}
     assert waiting == (KERNELS - {"_tile_map_kernel", "_prefill_kernel"} if target == "sm_90" else set())
     matrix = {line["kernel"] for line in compiled if line["tensor_cores"]}
-    assert matrix == {"_decode_kernel", "_prefill_kernel"}
+    assert matrix == {"_decode_kernel", "_decode_rotated_kernel", "_prefill_kernel"}

@@ -70,6 +70,8 @@ MODES: dict[str, dict[str, Any]] = {
     "plain": {},
     "torch sdpa": {"attention_backend": "TORCH_SDPA"},
     "small chunks": {"max_num_batched_tokens": 7, "max_num_seqs": 5},
+    "eager": {"enforce_eager": True},
+    "synchronous": {"async_scheduling": False},
     "asynchronous": {"async_scheduling": True},
     "asynchronous small chunks": {"async_scheduling": True, "max_num_batched_tokens": 11, "max_num_seqs": 6},
     "no prefix cache, no chunks": {"enable_prefix_caching": False, "enable_chunked_prefill": False},

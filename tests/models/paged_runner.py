@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from all_kernels import BEST_KERNELS
@@ -18,14 +19,25 @@ from octavo.models.base import CausalLM
 
 
 class PagedRunner:
-    """`model` with a KV cache of shuffled blocks; requests are known by their index."""
+    """`model` with a KV cache of shuffled blocks, where its weights are; requests are known by their index."""
 
-    def __init__(self, model: CausalLM, *, num_requests: int, max_len: int, block_size: int, backend: str) -> None:
+    def __init__(
+        self,
+        model: CausalLM,
+        *,
+        num_requests: int,
+        max_len: int,
+        block_size: int,
+        backend: str,
+        kernels: Any = None,
+    ) -> None:
         self.model, self.block_size = model, block_size
         layers = model.attention_layers()
-        specs = [layer.spec(torch.float32, torch.float32, block_size) for layer in layers]
-        kernels = BEST_KERNELS if backend == "CPU_ATTN" else torch_ops
-        self.backend = select_backend(backend, [backend], specs, torch.device("cpu"), kernels)
+        weight = next(model.parameters())
+        self.device, dtype = weight.device, weight.dtype
+        specs = [layer.spec(dtype, dtype, block_size) for layer in layers]
+        kernels = kernels or (BEST_KERNELS if backend == "CPU_ATTN" else torch_ops)
+        self.backend = select_backend(backend, [backend], specs, self.device, kernels)
         windows = list(dict.fromkeys(spec.sliding_window for spec in specs))
         self.groups = [
             KVGroupSpec(
@@ -38,11 +50,9 @@ class PagedRunner:
         attach_attention(model, self.backend, self.groups)
         blocks_each = -(-max_len // block_size)
         num_blocks = num_requests * blocks_each * len(self.groups)
-        shape = self.backend.kv_cache_shape(
-            num_blocks, block_size, specs[0].num_kv_heads, specs[0].head_dim, torch.float32
-        )
+        shape = self.backend.kv_cache_shape(num_blocks, block_size, specs[0].num_kv_heads, specs[0].head_dim, dtype)
         # Numbers that a wrong read would show.
-        self.kv_caches = [torch.full(shape, 1e4) for _ in layers]
+        self.kv_caches = [torch.full(shape, 1e4, dtype=dtype, device=self.device) for _ in layers]
         order = torch.randperm(num_blocks, generator=torch.Generator().manual_seed(1)).int()
         self.tables = order.view(len(self.groups), num_requests, blocks_each)
         self.lengths = [0] * num_requests
@@ -62,10 +72,10 @@ class PagedRunner:
                 for row, first in enumerate(before.tolist()):
                     table[row, : max(0, first + 1 - group.sliding_window) // self.block_size] = -1
             plain = AttentionMetadata(
-                query_start_loc=torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)]).int(),
-                seq_lens=(before + counts).int(),
-                block_table=table,
-                slot_mapping=blocks * self.block_size + positions % self.block_size,
+                query_start_loc=self._here(torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)]).int()),
+                seq_lens=self._here((before + counts).int()),
+                block_table=self._here(table),
+                slot_mapping=self._here(blocks * self.block_size + positions % self.block_size),
                 num_reqs=len(rows),
                 num_tokens=len(positions),
                 max_query_len=int(counts.max()),
@@ -75,7 +85,11 @@ class PagedRunner:
         input_ids = torch.cat([tokens for _, tokens in new_tokens])
         with torch.inference_mode():
             context = ForwardContext(tuple(metadata), self.kv_caches)
-            logits = self.model.compute_logits(self.model(input_ids, positions, context))
+            hidden = self.model(self._here(input_ids), self._here(positions), context)
+            logits = self.model.compute_logits(hidden)
         for row, count in zip(rows, counts.tolist(), strict=True):
             self.lengths[row] += count
         return list(logits.split(counts.tolist()))
+
+    def _here(self, x: Tensor) -> Tensor:
+        return x.to(self.device)

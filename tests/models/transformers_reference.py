@@ -73,9 +73,11 @@ def weights_of(reference: PreTrainedModel) -> dict[str, Tensor]:
     return weights
 
 
-def same_model(reference: PreTrainedModel) -> CausalLM:
-    model = build_model(model_config(canonical(reference.config)), CPU)
-    load_weights(model, weights_of(reference).items())
+def same_model(
+    reference: PreTrainedModel, device: torch.device = CPU, dtype: str = "float32", kernels: Any = None
+) -> CausalLM:
+    model = build_model(model_config(canonical(reference.config), dtype), device)
+    load_weights(model, weights_of(reference).items(), kernels)
     return model
 
 

@@ -1,0 +1,84 @@
+"""Compiles the kernels of a model's steps before its weights are there, many of them at a time.
+
+A kernel in Triton is compiled when it is first started, and takes a quarter of a second to two; a model has some
+dozens. Here a twin of the model without memory takes steps of every kind: what its layers would start is compiled
+side by side, and found by the steps to come. What is left out here is compiled when it is needed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import torch
+
+from octavo.attention.base import AttentionBackend
+from octavo.config import EngineConfig, KVGroupSpec
+from octavo.layers.base import attach_attention, attach_kernels
+from octavo.loading.load import build_model
+from octavo.log import get_logger
+from octavo.platforms.base import Platform
+from octavo.worker.step_buffers import StepBuffers, TokenTable
+from octavo.worker.step_graph import Forward
+
+logger = get_logger(__name__)
+
+_DECODE_SIZES = (1, 2, 4, 8, 16, 32, 64)  # requests: each has kernels or tiles of its own
+
+
+@torch.inference_mode()
+def compile_ahead(
+    config: EngineConfig,
+    platform: Platform,
+    backend: AttentionBackend,
+    groups: tuple[KVGroupSpec, ...],
+    block_shape: tuple[int, ...],
+) -> None:
+    """Compile what steps of decoding, of prompts and of both need; a model with quantized weights is left out.
+
+    Args:
+        block_shape: of one layer's KV cache with a single block.
+    """
+    compiling = platform.compiling()
+    if compiling is None or config.model.quantization is not None:
+        return
+    started, nowhere = time.perf_counter(), torch.device("meta")
+    model = build_model(config.model, nowhere)
+    attach_kernels(model, platform.kernels)
+    attach_attention(model, backend, groups)
+    scheduler = config.scheduler
+    buffers = StepBuffers(
+        max_num_tokens=scheduler.max_num_batched_tokens,
+        max_num_seqs=scheduler.max_num_seqs,
+        max_blocks=-(-scheduler.max_model_len // config.cache.block_size),
+        num_groups=len(groups),
+        device=nowhere,
+    )
+    num_layers = 1 + max(layer_id for group in groups for layer_id in group.layer_ids)
+    cache = torch.empty(block_shape, dtype=getattr(torch, config.cache.dtype), device=nowhere)
+    forward = Forward(model, backend, groups, [cache] * num_layers, buffers, TokenTable(1, 1, nowhere))
+    sampling = platform.kernels.sampling
+    with compiling:
+        for requests, queries in _steps(scheduler.max_num_seqs, scheduler.max_num_batched_tokens):
+            hidden = forward(
+                num_tokens=requests * queries,
+                num_requests=requests,
+                max_query_len=queries,
+                max_seq_len=scheduler.max_model_len,
+                isolated=queries == 1,
+            )
+            logits = model.compute_logits(hidden[:requests])
+            sampling.argmax(logits)
+            sampling.draw_on_device(logits, *(column.tensor[:requests] for column in buffers.draw))
+    logger.info("compiled kernels in %.1f s", time.perf_counter() - started)
+
+
+def _steps(max_num_seqs: int, max_num_tokens: int) -> Iterator[tuple[int, int]]:
+    """Numbers of requests and of new tokens of each: decoding, and prompts of one and of several requests."""
+    for requests in _DECODE_SIZES:
+        if requests < max_num_seqs:
+            yield requests, 1
+    yield max_num_seqs, 1
+    for requests in sorted({1, 4, 8, max_num_seqs}):
+        if (queries := max_num_tokens // requests) > 1 and requests <= max_num_seqs:
+            yield requests, queries
