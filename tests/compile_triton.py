@@ -140,7 +140,8 @@ def fp8(family: str) -> None:
         triton_fp8.round_rows(empty(4, channels))
         triton_fp8.round_rows(empty(4, channels), (empty(channels), 1e-6))
     shapes = [(6144, 4096, False), (4096, 4096, False), (14336, 4096, True), (4096, 14336, False), (3072, 1024, True)]
-    for tokens in (1, 2, 16):
+    shapes += [(4096, 1024, False), (1024, 2048, False), (1024, 3072, False), (4864, 896, True)]
+    for tokens in (1, 2, 3, 16):
         for size, k, gated in shapes:
             tile = choose_fp8_tile(family, torch.bfloat16, tokens, size, k, gated=gated)
             if tile is not None:

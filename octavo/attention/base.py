@@ -76,6 +76,7 @@ class AttentionBackend(ABC):
     name: ClassVar[str]
     capturable: ClassVar[bool] = False  # its decode steps can be captured: no result is looked at on the host
     rotates: ClassVar[bool] = False  # it has `forward_rotated`
+    compiles_ahead: ClassVar[bool] = False  # given tensors without memory, it compiles what steps would start
 
     def __init__(self, specs: Sequence[AttentionSpec], kernels: object) -> None:
         self.dtype = specs[0].dtype

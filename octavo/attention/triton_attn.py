@@ -27,6 +27,7 @@ MAX_GROUP = 32  # query heads that share a KV head; one tile of queries has room
 class TritonAttentionBackend(HeadMajorBackend):
     name: ClassVar[str] = "TRITON_ATTN"
     capturable: ClassVar[bool] = True
+    compiles_ahead: ClassVar[bool] = True
 
     def __init__(self, specs: Sequence[AttentionSpec], kernels: object) -> None:
         super().__init__(specs, kernels)

@@ -66,7 +66,6 @@ class Size(NamedTuple):
 
 
 MEASURED: dict[Size, Tile | None] = {}
-MEASURED_FP8: dict[Size, Tile | None] = {}  # of weights of 8 bits
 
 
 @lru_cache(maxsize=4096)
@@ -94,18 +93,13 @@ def choose_fp8_tile(
 ) -> Tile | None:
     """`choose_tile` for a weight of 8 bits; None: the product of 8 bits is faster."""
     size = Size(family, num_tokens, outputs, in_features, gated)
-    if size in MEASURED_FP8:
-        return MEASURED_FP8[size]
     if dtype not in _DTYPES or num_tokens == 0:
         return None
     if num_tokens == 1:
         return _fp8_one_token(size)
-    if num_tokens == 2:
-        return _fma(size, 2, 512, 1, 2) if gated else _fma(size, 4, 512, 1, 4)
-    if num_tokens <= 16 and not gated and outputs <= _FP8_NARROW and in_features % 512 == 0:
-        deep = in_features >= 8192 and in_features % 1024 == 0
-        return MmaTile(16, 128, 8 if deep else 4, 3, 8 if deep else 4)
-    return None
+    if num_tokens == 2 or (num_tokens <= _FMA_TOKENS and outputs <= _NARROW):
+        return _fp8_few_tokens(size)
+    return _fp8_tensor_cores(size) if num_tokens <= 16 and in_features % 512 == 0 else None
 
 
 def _fp8_one_token(size: Size) -> FmaTile:
@@ -118,6 +112,26 @@ def _fp8_one_token(size: Size) -> FmaTile:
     if k >= 8192:
         return _fma(size, 8, 1024, 1, 4)
     return _fma(size, 8, 1024 if size.outputs <= 4096 else 512, 2, 4)
+
+
+def _fp8_few_tokens(size: Size) -> FmaTile:
+    k = size.in_features
+    if size.outputs <= _NARROW and not size.gated:
+        return _fma(size, 2, 1024, 2, 4)
+    if k <= 2048:
+        return _fma(size, 2, 256, 2, 1)
+    if size.gated:
+        return _fma(size, 4, 256, 0, 2)
+    return _fma(size, 4, 512, 0, 2) if size.outputs <= _FP8_NARROW else _fma(size, 8, 256, 0, 2)
+
+
+def _fp8_tensor_cores(size: Size) -> MmaTile | None:
+    k = size.in_features
+    if size.gated or size.outputs <= _NARROW:
+        return None if size.gated and k > 2048 else MmaTile(8, 128, 4, 4, 4)
+    if size.outputs > _FP8_NARROW or k <= 2048:
+        return None
+    return MmaTile(16, 128, 8, 3, 8) if k >= 8192 and k % 1024 == 0 else MmaTile(16, 128, 4, 3, 4)
 
 
 def _one_token(size: Size) -> FmaTile:

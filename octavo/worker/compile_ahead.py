@@ -34,13 +34,16 @@ def compile_ahead(
     groups: tuple[KVGroupSpec, ...],
     block_shape: tuple[int, ...],
 ) -> None:
-    """Compile what steps of decoding, of prompts and of both need; a model with quantized weights is left out.
+    """Compile what steps of decoding, of prompts and of both need.
+
+    A model with quantized weights is left out, and one whose attention is another package's, which takes no tensors
+    without memory.
 
     Args:
         block_shape: of one layer's KV cache with a single block.
     """
     compiling = platform.compiling()
-    if compiling is None or config.model.quantization is not None:
+    if compiling is None or config.model.quantization is not None or not backend.compiles_ahead:
         return
     started, nowhere = time.perf_counter(), torch.device("meta")
     model = build_model(config.model, nowhere)

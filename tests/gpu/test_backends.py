@@ -16,7 +16,12 @@ from octavo.attention.flash_attn import FlashAttentionBackend
 from octavo.attention.flashinfer import FlashInferBackend
 from octavo.attention.triton_attn import TritonAttentionBackend
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    # Packages warn of each other: flash-attn-4 uses what its compiler calls deprecated.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
 
 KINDS = [TritonAttentionBackend, FlashInferBackend, FlashAttentionBackend]
 BOUND = 3e-2

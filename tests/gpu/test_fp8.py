@@ -191,20 +191,23 @@ def test_rotation_and_write_round_once_more() -> None:
 # ---- the engine ----
 
 
-def test_the_engine_rounds_as_the_plain_twin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plain twin multiplies the rounded numbers in float32; fp8 costs far more than lies between them."""
+def test_the_engine_loses_what_the_plain_twin_loses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin multiplies the same rounded numbers in float32.
+
+    A number on the edge between two of 8 bits falls to either side by the last bit before: so two runs of the twin
+    itself, with norms rounded or not, lie 0.28 apart in this model, and 0.47 from bfloat16.
+    """
     model = make_llama(tmp_path)
     options = {"gpu_memory_utilization": 0.2, "num_output": 8}
     plain, rounded = Answers(model, **options), Answers(model, quantization="fp8", **options)
     rounded_cache = Answers(model, quantization="fp8", kv_cache_dtype="fp8", **options)
     monkeypatch.setattr(GPUKernels, "pack_fp8", lambda _, *weights, **o: torch_fp8.RoundedLinear(*weights, **o))
     twin = Answers(model, quantization="fp8", **options)
-    found = {
-        "fp8 and its twin": rounded.differences(twin).mean().item(),
-        "fp8 and bfloat16": rounded.differences(plain).mean().item(),
-        "fp8 with a rounded cache and bfloat16": rounded_cache.differences(plain).mean().item(),
-    }
-    print(found)
-    assert found["fp8 and its twin"] < 0.12
-    assert found["fp8 and its twin"] < found["fp8 and bfloat16"] / 2
-    assert found["fp8 with a rounded cache and bfloat16"] < 0.8
+    lost, lost_by_twin = (each.differences(plain).mean().item() for each in (rounded, twin))
+    between, with_cache = (rounded.differences(each).mean().item() for each in (twin, rounded_cache))
+    print(
+        f"fp8 {lost:.3f}, its twin {lost_by_twin:.3f}, between them {between:.3f}, with a rounded cache {with_cache:.3f}"
+    )
+    assert lost < 1.3 * lost_by_twin
+    assert between < 0.4
+    assert rounded_cache.differences(plain).mean().item() < 1.5 * lost_by_twin
