@@ -10,7 +10,7 @@ from octavo.outputs import CompletionOutput
 from octavo.server.generation import PromptOutput
 from octavo.server.logprobs import TokenTexts, chat_logprobs, prompt_logprobs
 from octavo.server.protocol.chat import ChatCompletionRequest
-from octavo.server.streaming import ChunkWriter, encode_json
+from octavo.server.streaming import Chunks, ChunkWriter, encode_json
 from octavo.server.token_count import TokenCount
 
 
@@ -74,7 +74,7 @@ class ChatAnswer:
         }
 
 
-class ChatChunks:
+class ChatChunks(Chunks):
     """Outputs of the kind DELTA as chunks: one with the role, those with text, and a last one with the reason."""
 
     def __init__(self, answer: ChatAnswer, n: int, *, usage_at_end: bool, usage_everywhere: bool) -> None:

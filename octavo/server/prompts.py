@@ -54,6 +54,21 @@ async def chat_prompt(
     return await near_or_far(_num_chars(body.messages), make)
 
 
+async def chat_token_ids(engine: AsyncEngine, settings: ServerSettings, body: ChatCompletionRequest) -> list[int]:
+    """The token ids of a conversation, which may be longer than the context.
+
+    Raises:
+        InvalidRequestError: messages that are none, or that the template refuses.
+    """
+
+    def encode() -> list[int]:
+        text = render_chat(engine, settings, body)
+        assert engine.tokenizer is not None
+        return engine.tokenizer.encode(text, add_special_tokens=bool(body.add_special_tokens))
+
+    return await near_or_far(_num_chars(body.messages), encode)
+
+
 def check_room(engine: AsyncEngine, prompts: list[Prompt], max_tokens: int | None, field: str) -> None:
     """Refuse a request that asks for more tokens than the context has left. `max_tokens` is None when it did not ask.
 

@@ -24,4 +24,7 @@ class ServerSettings:
     return_tokens_as_token_ids: bool = False  # logprobs name tokens as "token_id:17"
     enable_prompt_tokens_details: bool = False  # usage says how many tokens the prefix cache had
     enable_force_include_usage: bool = False  # every stream ends with its usage
+    response_store_max_responses: int = 1000  # 0: none is stored
+    response_store_max_bytes: int = 256 * 1024 * 1024
+    response_store_ttl: float = 86400.0  # seconds
     disable_docs: bool = False  # no /docs, /redoc and /openapi.json

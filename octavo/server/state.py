@@ -1,4 +1,4 @@
-"""What a route reaches from its request: the engine, the settings, and the name of the model it serves."""
+"""What a route reaches from its request: the engine, the settings, the stored responses, the name of its model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, cast
 from fastapi import FastAPI, Request
 
 from octavo.errors import NotFoundError, shown
+from octavo.server.response_background import BackgroundResponses
+from octavo.server.response_store import ResponseStore
 from octavo.server.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -14,9 +16,15 @@ if TYPE_CHECKING:
 
 
 def attach(app: FastAPI, engine: AsyncEngine, settings: ServerSettings) -> None:
-    """Make both reachable from the app's requests."""
+    """Make them reachable from the app's requests, with a store for responses."""
     app.state.engine = engine
     app.state.settings = settings
+    app.state.background = BackgroundResponses(settings.response_store_max_responses)
+    app.state.responses = ResponseStore(
+        max_responses=settings.response_store_max_responses,
+        max_bytes=settings.response_store_max_bytes,
+        ttl=settings.response_store_ttl,
+    )
 
 
 def engine_of(request: Request) -> AsyncEngine:
@@ -25,6 +33,14 @@ def engine_of(request: Request) -> AsyncEngine:
 
 def settings_of(request: Request) -> ServerSettings:
     return cast(ServerSettings, request.app.state.settings)
+
+
+def responses_of(request: Request) -> ResponseStore:
+    return cast(ResponseStore, request.app.state.responses)
+
+
+def background_of(request: Request) -> BackgroundResponses:
+    return cast(BackgroundResponses, request.app.state.background)
 
 
 def check_model(request: Request, model: str | None) -> str:

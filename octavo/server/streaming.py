@@ -60,22 +60,38 @@ class ChunkWriter:
         return self._prefix + b'],"usage":' + encode_json(self.count.usage()) + _END + _DONE
 
 
-class Chunks(Protocol):
+class Events(Protocol):
     """One kind of stream."""
-
-    writer: ChunkWriter
 
     def of(self, item: PromptOutput) -> bytes:
         """The events that an output gives, maybe none."""
 
+    def end(self) -> bytes:
+        """What ends a stream."""
 
-async def stream(request: Request, outputs: Outputs, chunks: Chunks, headers: Mapping[str, str]) -> Response:
+    def failed(self, error: Exception) -> bytes:
+        """What ends a stream that `error` has broken off."""
+
+
+class Chunks:
+    """The streams of OpenAI's completions, by what is the same in them."""
+
+    writer: ChunkWriter
+
+    def end(self) -> bytes:
+        return self.writer.end()
+
+    def failed(self, error: Exception) -> bytes:
+        return b"data: " + encode_json(error_reply(error).body) + b"\n\n" + _DONE
+
+
+async def stream(request: Request, outputs: Outputs, events: Events, headers: Mapping[str, str]) -> Response:
     """The answer to a streaming request. Raises what `outputs` raises before its first output."""
     try:
         first = await while_connected(request.receive, anext(outputs))
     except ClientDisconnected:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    return EventStream(first, outputs, chunks, headers)
+    return EventStream(first, outputs, events, headers)
 
 
 class EventStream(Response):
@@ -86,10 +102,10 @@ class EventStream(Response):
         outputs: those that follow; closed in every case, which aborts what is unfinished.
     """
 
-    def __init__(self, first: PromptOutput, outputs: Outputs, chunks: Chunks, headers: Mapping[str, str]) -> None:
+    def __init__(self, first: PromptOutput, outputs: Outputs, events: Events, headers: Mapping[str, str]) -> None:
         self._first = first
         self._outputs = outputs
-        self._chunks = chunks
+        self._events = events
         self.status_code = 200
         self.background = None
         all_headers = {
@@ -111,13 +127,13 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
-            of = self._chunks.of
+            of = self._events.of
             await self._send_body(send, of(self._first))
             async for item in self._outputs:
                 await self._send_body(send, of(item))
-            last = self._chunks.writer.end()
+            last = self._events.end()
         except Exception as error:
-            last = b"data: " + encode_json(error_reply(error).body) + b"\n\n" + _DONE
+            last = self._events.failed(error)
         await send({"type": "http.response.body", "body": last, "more_body": False})
 
     @staticmethod

@@ -44,6 +44,7 @@ class TokenizeRequest(RequestModel):
         """The chat completion that would send the same messages to the model."""
         return ChatCompletionRequest(
             messages=self.messages or [],
+            add_special_tokens=self.add_special_tokens,
             add_generation_prompt=self.add_generation_prompt,
             continue_final_message=self.continue_final_message,
             chat_template_kwargs=self.chat_template_kwargs,

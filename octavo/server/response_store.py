@@ -1,0 +1,116 @@
+"""ResponseStore: finished responses, for as long as they may be asked for and gone on with. In memory, and bounded.
+
+Each has the whole conversation up to it, so that a response that is gone takes no later one with it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from octavo.errors import NotFoundError, shown
+
+
+@dataclass(slots=True, kw_only=True)
+class StoredResponse:
+    body: bytes  # the response as JSON
+    conversation: bytes  # the chat messages with those of the response, without its instructions; JSON
+    status: str
+    in_background: bool
+    until: float  # on the store's clock
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.body) + len(self.conversation)
+
+    def messages(self) -> list[dict[str, Any]]:
+        messages: list[dict[str, Any]] = json.loads(self.conversation)
+        return messages
+
+
+class ResponseStore:
+    """The last responses. The oldest makes room for a new one.
+
+    Args:
+        max_responses: how many there are at most; 0: none is kept.
+        max_bytes: of all of them.
+        ttl: seconds after which a response is gone.
+    """
+
+    def __init__(
+        self, *, max_responses: int, max_bytes: int, ttl: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._max_responses = max_responses
+        self._max_bytes = max_bytes
+        self._ttl = ttl
+        self._clock = clock
+        self._kept: dict[str, StoredResponse] = {}  # oldest first
+        self.num_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @property
+    def keeps_any(self) -> bool:
+        return self._max_responses > 0
+
+    def keep(
+        self, response_id: str, body: bytes, messages: list[dict[str, Any]], *, status: str, in_background: bool
+    ) -> None:
+        """Keep a response, unless it is larger than the whole store."""
+        kept = StoredResponse(
+            body=body,
+            conversation=json.dumps(messages).encode(),
+            status=status,
+            in_background=in_background,
+            until=self._clock() + self._ttl,
+        )
+        if kept.num_bytes > self._max_bytes or not self.keeps_any:
+            return
+        self._drop_expired()
+        while len(self._kept) >= self._max_responses or self.num_bytes + kept.num_bytes > self._max_bytes:
+            self._drop(next(iter(self._kept)))
+        self._kept[response_id] = kept
+        self.num_bytes += kept.num_bytes
+
+    def get(self, response_id: str, param: str) -> StoredResponse:
+        """The response; `param` is the field that names it.
+
+        Raises:
+            NotFoundError: it is not here, or no longer.
+        """
+        self._drop_expired()
+        kept = self._kept.get(response_id)
+        if kept is None:
+            raise NotFoundError(
+                f"there is no response {shown(response_id)} here: it was not stored, or deleted, or is gone; "
+                + self._rule(),
+                param=param,
+            )
+        return kept
+
+    def delete(self, response_id: str, param: str) -> None:
+        """Raises:
+        NotFoundError: it is not here, or no longer.
+        """
+        self.get(response_id, param)
+        self._drop(response_id)
+
+    def _rule(self) -> str:
+        if not self.keeps_any:
+            return "this server stores no responses"
+        return (
+            f"this server stores the last {self._max_responses}, {self._max_bytes} bytes in all, "
+            f"for {self._ttl:g} seconds"
+        )
+
+    def _drop_expired(self) -> None:
+        now = self._clock()
+        while self._kept and next(iter(self._kept.values())).until <= now:
+            self._drop(next(iter(self._kept)))
+
+    def _drop(self, response_id: str) -> None:
+        self.num_bytes -= self._kept.pop(response_id).num_bytes
