@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 from fastapi import FastAPI, Request
 
 from octavo.errors import NotFoundError, shown
+from octavo.server.reply import ReplyFormats
 from octavo.server.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -14,9 +15,14 @@ if TYPE_CHECKING:
 
 
 def attach(app: FastAPI, engine: AsyncEngine, settings: ServerSettings) -> None:
-    """Make both reachable from the app's requests."""
+    """Make both reachable from the app's requests, and what follows from them.
+
+    Raises:
+        ConfigError: the settings name a parser that there is not.
+    """
     app.state.engine = engine
     app.state.settings = settings
+    app.state.formats = ReplyFormats.choose(engine, settings)
 
 
 def engine_of(request: Request) -> AsyncEngine:
@@ -25,6 +31,10 @@ def engine_of(request: Request) -> AsyncEngine:
 
 def settings_of(request: Request) -> ServerSettings:
     return cast(ServerSettings, request.app.state.settings)
+
+
+def formats_of(request: Request) -> ReplyFormats:
+    return cast(ReplyFormats, request.app.state.formats)
 
 
 def check_model(request: Request, model: str | None) -> str:
