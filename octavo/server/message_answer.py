@@ -11,9 +11,11 @@ from typing import Any
 from pydantic_core import from_json
 
 from octavo.outputs import CompletionOutput
+from octavo.parsers.pieces import ArgumentsDelta, ContentDelta, Piece, ReasoningDelta, ToolCallEnd, ToolCallStart
 from octavo.server.anthropic_errors import anthropic_body
 from octavo.server.errors import error_reply
 from octavo.server.generation import PromptOutput
+from octavo.server.reply import ReplyReader
 from octavo.server.streaming import encode_json
 from octavo.server.token_count import TokenCount
 
@@ -87,17 +89,16 @@ class MessageAnswer:
 
     Args:
         num_tokens_left: what the context has for the answer, where that is less than the client allows; else None.
-        shows_thinking: whether the answer has thinking blocks.
     """
 
     def __init__(
-        self, *, id: str, model: str, num_tokens_left: int | None, shows_thinking: bool, count: TokenCount
+        self, *, id: str, model: str, num_tokens_left: int | None, reader: ReplyReader, count: TokenCount
     ) -> None:
         self.content = MessageContent()
         self.id = id
         self._model = model
         self._num_tokens_left = num_tokens_left
-        self._shows_thinking = shows_thinking
+        self._reader = reader
         self._count = count
         self._begun = False
         self._stop: dict[str, Any] = {"stop_reason": None, "stop_sequence": None}
@@ -135,13 +136,27 @@ class MessageAnswer:
         }
 
     def _said(self, completion: CompletionOutput) -> list[_Event]:
-        return self.content.say(completion.text) if completion.text else []
+        return [event for piece in self._reader.read(completion) for event in self._add(piece)]
+
+    def _add(self, piece: Piece) -> list[_Event]:
+        match piece:
+            case ContentDelta(text):
+                return self.content.say(text)
+            case ReasoningDelta(text):
+                return self.content.think(text)
+            case ToolCallStart(_, call_id, name):
+                is_ours = call_id.startswith("call_")  # else the model named it, and wants to see that name again
+                return self.content.call(f"toolu_{call_id[5:]}" if is_ours else call_id, name)
+            case ArgumentsDelta(_, text):
+                return self.content.arguments(text)
+            case ToolCallEnd():
+                return self.content.close()
 
     def _stopped(self, completion: CompletionOutput) -> dict[str, Any]:
         reason, sequence = "end_turn", None
         if completion.finish_reason == "length":
             reason = "max_tokens" if self._num_tokens_left is None else "model_context_window_exceeded"
-        elif self.content.blocks and self.content.blocks[-1]["type"] == "tool_use":
+        elif self._reader.finish_reason(completion) == "tool_calls":
             reason = "tool_use"
         elif isinstance(completion.stop_reason, str):
             reason, sequence = "stop_sequence", completion.stop_reason
@@ -150,14 +165,13 @@ class MessageAnswer:
     def _usage(self) -> dict[str, Any]:
         """A chat completion's `Usage` as a `MessageUsage`."""
         usage = self._count.usage()
-        cached = (usage["prompt_tokens_details"] or {}).get("cached_tokens") or 0
-        thinking = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
+        cached = usage["prompt_tokens_details"]["cached_tokens"]
         return {
             "input_tokens": usage["prompt_tokens"] - cached,
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": cached,
             "output_tokens": usage["completion_tokens"],
-            "output_tokens_details": {"thinking_tokens": thinking},
+            "output_tokens_details": {"thinking_tokens": self._reader.num_reasoning_tokens},
         }
 
 

@@ -14,11 +14,13 @@ from typing import Any
 import msgspec
 
 from octavo.outputs import CompletionOutput
+from octavo.parsers.pieces import ArgumentsDelta, ContentDelta, Piece, ReasoningDelta, ToolCallEnd, ToolCallStart
 from octavo.sampling_params import SamplingParams
 from octavo.server.errors import error_reply
 from octavo.server.generation import PromptOutput
 from octavo.server.logprobs import TokenTexts, chat_logprobs
 from octavo.server.protocol.responses import ResponsesRequest
+from octavo.server.reply import ReplyReader
 from octavo.server.response_output import Event, ResponseOutput
 from octavo.server.streaming import encode_json
 from octavo.server.token_count import TokenCount
@@ -42,6 +44,7 @@ class ResponseAnswer:
         body: ResponsesRequest,
         params: SamplingParams,
         store: bool,
+        reader: ReplyReader,
         texts: TokenTexts,
         count: TokenCount,
         on_end: Callable[[ResponseAnswer], None],
@@ -54,6 +57,7 @@ class ResponseAnswer:
         self._completed_at: int | None = None
         self._error: dict[str, Any] | None = None
         self._num_top = None if params.logprob_token_ids is not None else params.logprobs
+        self._reader = reader
         self._texts = texts
         self._count = count
         self._on_end = on_end
@@ -97,7 +101,7 @@ class ResponseAnswer:
             "incomplete_details": {"reason": "max_output_tokens"} if self.status == "incomplete" else None,
             "model": self._model,
             "output": self.output.items,
-            "usage": _usage(self._count.usage()) if self._completed_at is not None else None,
+            "usage": None if self._completed_at is None else self._usage(),
             **self._echo,
         }
 
@@ -105,11 +109,38 @@ class ResponseAnswer:
         if completion.logprobs is not None:
             logprobs = chat_logprobs(completion.token_ids, completion.logprobs, self._num_top, self._texts)
             self._logprobs += logprobs["content"]
-        if not completion.text:
-            return []
-        events = self.output.say(completion.text, self._logprobs)
-        self._logprobs = []
+        events = []
+        for piece in self._reader.read(completion):
+            events += self._add(piece)
+            self._logprobs = []  # of tokens that were text, or were none
         return events
+
+    def _add(self, piece: Piece) -> list[Event]:
+        match piece:
+            case ContentDelta(text):
+                return self.output.say(text, self._logprobs)
+            case ReasoningDelta(text):
+                return self.output.reason(text)
+            case ToolCallStart(_, call_id, name):
+                return self.output.call(call_id, name)
+            case ArgumentsDelta(_, text):
+                return self.output.arguments(text)
+            case ToolCallEnd(_, complete):
+                return self.output.close("completed" if complete else "incomplete")
+
+    def _usage(self) -> dict[str, Any]:
+        """A chat completion's `Usage` as a `ResponseUsage`."""
+        usage = self._count.usage()
+        return {
+            "input_tokens": usage["prompt_tokens"],
+            "input_tokens_details": {
+                "cached_tokens": usage["prompt_tokens_details"]["cached_tokens"],
+                "cache_write_tokens": 0,
+            },
+            "output_tokens": usage["completion_tokens"],
+            "output_tokens_details": {"reasoning_tokens": self._reader.num_reasoning_tokens},
+            "total_tokens": usage["total_tokens"],
+        }
 
     def _end(self, status: str) -> list[Event]:
         self.status = status
@@ -183,17 +214,4 @@ def _echo(body: ResponsesRequest, params: SamplingParams, store: bool) -> dict[s
         "top_p": params.top_p,
         "truncation": body.truncation or "disabled",
         "user": body.user,
-    }
-
-
-def _usage(usage: dict[str, Any]) -> dict[str, Any]:
-    """A chat completion's `Usage` as a `ResponseUsage`."""
-    cached = (usage["prompt_tokens_details"] or {}).get("cached_tokens") or 0
-    reasoning = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
-    return {
-        "input_tokens": usage["prompt_tokens"],
-        "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
-        "output_tokens": usage["completion_tokens"],
-        "output_tokens_details": {"reasoning_tokens": reasoning},
-        "total_tokens": usage["total_tokens"],
     }

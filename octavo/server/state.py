@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 from fastapi import FastAPI, Request
 
 from octavo.errors import NotFoundError, shown
+from octavo.server.reply import ReplyFormats
 from octavo.server.response_background import BackgroundResponses
 from octavo.server.response_store import ResponseStore
 from octavo.server.settings import ServerSettings
@@ -16,9 +17,14 @@ if TYPE_CHECKING:
 
 
 def attach(app: FastAPI, engine: AsyncEngine, settings: ServerSettings) -> None:
-    """Make them reachable from the app's requests, with a store for responses."""
+    """Make them reachable from the app's requests, what follows from them, and a store for responses.
+
+    Raises:
+        ConfigError: the settings name a parser that there is not.
+    """
     app.state.engine = engine
     app.state.settings = settings
+    app.state.formats = ReplyFormats.choose(engine, settings)
     app.state.background = BackgroundResponses(settings.response_store_max_responses)
     app.state.responses = ResponseStore(
         max_responses=settings.response_store_max_responses,
@@ -41,6 +47,10 @@ def responses_of(request: Request) -> ResponseStore:
 
 def background_of(request: Request) -> BackgroundResponses:
     return cast(BackgroundResponses, request.app.state.background)
+
+
+def formats_of(request: Request) -> ReplyFormats:
+    return cast(ReplyFormats, request.app.state.formats)
 
 
 def check_model(request: Request, model: str | None) -> str:

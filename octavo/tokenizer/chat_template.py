@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
@@ -25,6 +25,7 @@ from jinja2.utils import Namespace
 from octavo.errors import ConfigError, InvalidRequestError, shown
 from octavo.tokenizer.chat_messages import check_messages, check_tools, plain_data
 from octavo.tokenizer.content_format import find_content_format
+from octavo.tokenizer.tool_prompt import with_plain_tools
 
 MAX_TEMPLATE_CHARS = 1 << 20
 MAX_OUTPUT_CHARS = 1 << 26
@@ -126,9 +127,16 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 _SANDBOX = _Sandbox()
 
 
+class _Compiled(NamedTuple):
+    """A template, ready to run, and what it expects."""
+
+    template: jinja2.Template
+    content_format: str
+    knows_tools: bool
+
+
 @lru_cache(maxsize=64)
-def _compiled(template: str) -> tuple[jinja2.Template, str]:
-    """A template, ready to run, and its content format."""
+def _compiled(template: str) -> _Compiled:
     if len(template) > MAX_TEMPLATE_CHARS:
         raise InvalidRequestError(
             f"the chat template has {len(template)} characters, at most {MAX_TEMPLATE_CHARS} are allowed",
@@ -136,7 +144,8 @@ def _compiled(template: str) -> tuple[jinja2.Template, str]:
         )
     try:
         tree = _SANDBOX.parse(template)
-        return _SANDBOX.from_string(template), find_content_format(tree)
+        knows = "tools" in meta.find_undeclared_variables(tree)
+        return _Compiled(_SANDBOX.from_string(template), find_content_format(tree), knows)
     except jinja2.TemplateSyntaxError as error:
         raise InvalidRequestError(
             f"the chat template is no valid Jinja: {error.message} (line {error.lineno})", param="chat_template"
@@ -151,7 +160,16 @@ def content_format(template: str) -> str:
     Raises:
         InvalidRequestError: the template is no valid Jinja, or too long.
     """
-    return _compiled(template)[1]
+    return _compiled(template).content_format
+
+
+def knows_tools(template: str) -> bool:
+    """Whether a template writes tools; for one that does not, `render_chat` describes them in a message.
+
+    Raises:
+        InvalidRequestError: the template is no valid Jinja, or too long.
+    """
+    return _compiled(template).knows_tools
 
 
 def resolve_chat_template(given: str) -> str:
@@ -246,9 +264,12 @@ def render_chat(
             f"chat_template_content_format must be one of {', '.join(_FORMATS)}, got {shown(content_format)}",
             param="chat_template_content_format",
         )
-    compiled, own_format = _compiled(template)
+    compiled, own_format, has_tools = _compiled(template)
     conversation = check_messages(messages, own_format if content_format == "auto" else content_format)
-    values = {**variables, "tools": check_tools(tools), "add_generation_prompt": add_generation_prompt}
+    tools = check_tools(tools)
+    if not has_tools:
+        conversation = with_plain_tools(conversation, tools)
+    values = {**variables, "tools": tools, "add_generation_prompt": add_generation_prompt}
     if not continue_final_message:
         return _render(compiled, {**values, "messages": conversation})
     conversation[-1] = _with_end_mark(conversation[-1])

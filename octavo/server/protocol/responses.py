@@ -228,7 +228,8 @@ class ResponsesRequest(SamplingExtras, InputFields):
                 **self.extras(),
                 **self.chat_fields(),
                 "messages": messages,
-                "stream": bool(self.stream or self.background),  # what is under way can be looked at
+                # In the background, what is under way can be looked at; log probabilities come with their text.
+                "stream": bool(self.stream or self.background or self.wants_logprobs),
                 "stop": self.stop,
                 "temperature": self.temperature,
                 "top_p": self.top_p,
