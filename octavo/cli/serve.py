@@ -71,6 +71,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     _add_network_flags(parser)
     _add_access_flags(parser)
     _add_api_flags(parser)
+    _add_response_store_flags(parser)
     _add_service_flags(parser)
     add_engine_flags(parser, with_seed=True, defaults=_ENGINE_DEFAULTS)
 
@@ -156,6 +157,18 @@ def _add_api_flags(parser: argparse.ArgumentParser) -> None:
     add("--enable-force-include-usage", "every stream ends with its usage", **_SWITCH)
 
 
+def _add_response_store_flags(parser: argparse.ArgumentParser) -> None:
+    add = _adder(parser, "Stored responses")
+    add(
+        "--response-store-max-responses",
+        "of /v1/responses that are kept in memory, the oldest makes room; 0: none",
+        type=int,
+        metavar="N",
+    )
+    add("--response-store-max-bytes", "that they may take, with their conversations", type=int, metavar="BYTES")
+    add("--response-store-ttl", "after which a response is gone", type=float, metavar="SECONDS")
+
+
 def _add_service_flags(parser: argparse.ArgumentParser) -> None:
     add = _adder(parser, "Service")
     add(
@@ -200,6 +213,11 @@ def _settings(given: Mapping[str, Any], model: str) -> ServerSettings:
         values["root_path"] = _root_path(values["root_path"])
     if "max_body_bytes" in values:
         _check("max_body_bytes", values["max_body_bytes"] >= 1, values, "1 or more")
+    for name, least in (("response_store_max_responses", 0), ("response_store_max_bytes", 1)):
+        if name in values:
+            _check(name, values[name] >= least, values, f"{least} or more")
+    if "response_store_ttl" in values:
+        _check("response_store_ttl", 0 < values["response_store_ttl"] < math.inf, values, "seconds, more than 0")
     values["middleware"] = tuple(values.get("middleware", ()))
     for path in values["middleware"]:
         if not all(part.isidentifier() for part in path.split(".")) or "." not in path:

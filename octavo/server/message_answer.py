@@ -101,7 +101,7 @@ class MessageAnswer:
         self._reader = reader
         self._count = count
         self._begun = False
-        self._stop: dict[str, Any] = {"stop_reason": None, "stop_sequence": None}
+        self._stop: dict[str, Any] = {"stop_reason": None, "stop_sequence": None, "stop_details": None}
 
     def take(self, item: PromptOutput) -> list[_Event]:
         """What an output adds."""
@@ -160,7 +160,7 @@ class MessageAnswer:
             reason = "tool_use"
         elif isinstance(completion.stop_reason, str):
             reason, sequence = "stop_sequence", completion.stop_reason
-        return {"stop_reason": reason, "stop_sequence": sequence}
+        return {"stop_reason": reason, "stop_sequence": sequence, "stop_details": None}
 
     def _usage(self) -> dict[str, Any]:
         """A chat completion's `Usage` as a `MessageUsage`."""

@@ -35,8 +35,9 @@ class BackgroundResponses:
 
     def start(self, answer: ResponseAnswer, outputs: Outputs) -> None:
         """Make the answer of these outputs."""
-        task = asyncio.create_task(self._make(answer, outputs))
+        task = asyncio.create_task(_make(answer, outputs))
         self._runs[answer.id] = _Run(answer, task)
+        task.add_done_callback(lambda _: self._end(answer.id))  # also of a task that was cancelled before it began
 
     def get(self, response_id: str) -> ResponseAnswer | None:
         """The answer as it is now; None: it is not under way."""
@@ -52,14 +53,15 @@ class BackgroundResponses:
         await asyncio.wait([run.task])
         return run.answer
 
-    async def _make(self, answer: ResponseAnswer, outputs: Outputs) -> None:
-        try:
-            async with aclosing(outputs):
-                async for item in outputs:
-                    answer.take(item)
-        except asyncio.CancelledError:
+    def _end(self, response_id: str) -> None:
+        answer, task = self._runs.pop(response_id)
+        if task.cancelled():
             answer.cancel()
-        except Exception as error:
+        elif (error := task.exception()) is not None:
             answer.fail(error)
-        finally:
-            del self._runs[answer.id]
+
+
+async def _make(answer: ResponseAnswer, outputs: Outputs) -> None:
+    async with aclosing(outputs):
+        async for item in outputs:
+            answer.take(item)

@@ -33,5 +33,5 @@ class ServerSettings:
     enable_force_include_usage: bool = False  # every stream ends with its usage
     response_store_max_responses: int = 1000  # 0: none is stored
     response_store_max_bytes: int = 256 * 1024 * 1024
-    response_store_ttl: float = 86400.0  # seconds
+    response_store_ttl: float = 86400  # seconds
     disable_docs: bool = False  # no /docs, /redoc and /openapi.json

@@ -139,13 +139,12 @@ class MessagesRequest(SamplingExtras, PromptFields):
     # Refused with a reason unless null or empty.
     container: Any = None
     mcp_servers: Any = None
-    context_management: Any = None
 
     def check(self) -> None:
         """Raises:
         InvalidRequestError: a field that is out of range, or asks for what is not built.
         """
-        for name in ("container", "mcp_servers", "context_management"):
+        for name in ("container", "mcp_servers"):
             if getattr(self, name):
                 raise refuse(name)
         if self.max_tokens < 1:
@@ -158,11 +157,12 @@ class MessagesRequest(SamplingExtras, PromptFields):
             self.thinking.check()
 
     def as_chat(self, messages: list[dict[str, Any]]) -> ChatCompletionRequest:
-        """The chat completion that says the same, but for `max_tokens`, which may be more than the context has."""
+        """The chat completion that says the same."""
         fields = {
             **self.extras(),
             **self.chat_fields(messages),
             "stream": self.stream,
+            "max_completion_tokens": self.max_tokens,
             "stop": self.stop_sequences,
             "temperature": self.temperature,
             "top_p": self.top_p,
@@ -236,6 +236,7 @@ class Message(BaseModel):
         Literal["end_turn", "max_tokens", "stop_sequence", "tool_use", "model_context_window_exceeded"] | None
     ) = None
     stop_sequence: str | None = None
+    stop_details: None = None
     usage: MessageUsage
 
 

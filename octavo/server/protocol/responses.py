@@ -13,7 +13,7 @@ from octavo.server.protocol.base import RequestModel
 from octavo.server.protocol.chat import ChatCompletionRequest
 from octavo.server.protocol.sampling import refuse
 
-_NOT_YET = ("conversation", "prompt", "context_management", "moderation")
+_NOT_YET = ("conversation", "prompt", "moderation")
 LOGPROBS = "message.output_text.logprobs"
 # Parts of answers that a client may want beside the usual ones; what only built-in tools have asks for nothing here.
 _INCLUDABLE = (
@@ -169,7 +169,6 @@ class ResponsesRequest(SamplingExtras, InputFields):
 
     # Refused with a reason unless null or empty.
     prompt: Any = None
-    context_management: Any = None
     moderation: Any = None
 
     @property

@@ -13,7 +13,7 @@ from octavo.server.generation import generate
 from octavo.server.json_answer import answer_once
 from octavo.server.message_answer import MessageAnswer, MessageEvents
 from octavo.server.message_input import conversation
-from octavo.server.prompts import chat_prompt, chat_token_ids
+from octavo.server.prompts import chat_token_ids
 from octavo.server.protocol.as_chat import named
 from octavo.server.protocol.messages import (
     CHAT_NAMES,
@@ -27,6 +27,7 @@ from octavo.server.response_output import new_id
 from octavo.server.state import check_model, engine_of, settings_of
 from octavo.server.streaming import stream
 from octavo.server.token_count import TokenCount
+from octavo.server.turn import prepared
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": MessageError, "description": "The request is wrong; the message says how"},
@@ -40,23 +41,23 @@ router = APIRouter(tags=["messages"], responses=_ERRORS)
 @router.post("/v1/messages", response_model=None, responses=_RESPONSES)
 async def create_message(body: MessagesRequest, request: Request) -> Response:
     """The next message of a conversation, whole or as a stream of events."""
-    engine, settings = engine_of(request), settings_of(request)
+    engine = engine_of(request)
     headers = ignored_fields(request, body)
     model = check_model(request, body.model)
     body.check()
     with named(CHAT_NAMES):
         chat = body.as_chat(conversation(body.system, body.messages))
-        prompt = await chat_prompt(engine, settings, chat, None)
-        # Clients ask for as many tokens as they can take; the context may have fewer.
-        left = engine.model_config.max_model_len - len(prompt.token_ids)
-        chat.max_completion_tokens = min(body.max_tokens, left)
-        params = chat.sampling_params(engine.defaults.fields, engine.model_config.max_logprobs)
+        shows_thinking = body.thinking is None or body.thinking.display != "omitted"
+        prompt, params, plan = await prepared(request, chat, include_reasoning=shows_thinking)
+    # Clients ask for as many tokens as they can take; the context may have fewer.
+    left = engine.model_config.max_model_len - len(prompt.token_ids)
+    params.max_tokens = min(body.max_tokens, left)
 
     answer = MessageAnswer(
         id=new_id("msg"),
         model=model,
         num_tokens_left=left if left < body.max_tokens else None,
-        shows_thinking=body.thinking is None or body.thinking.display != "omitted",
+        reader=plan.reader(),
         count=TokenCount([prompt], with_details=True),
     )
     outputs = generate(engine, answer.id, [prompt], params, body.priority or 0)

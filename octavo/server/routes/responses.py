@@ -14,7 +14,7 @@ from octavo.server.fields import ignored_fields
 from octavo.server.generation import generate
 from octavo.server.json_answer import answer_once
 from octavo.server.logprobs import TokenTexts
-from octavo.server.prompts import chat_prompt, chat_token_ids, check_room
+from octavo.server.prompts import chat_token_ids, check_room
 from octavo.server.protocol.as_chat import named
 from octavo.server.protocol.responses import (
     CHAT_NAMES,
@@ -31,6 +31,7 @@ from octavo.server.response_output import new_id
 from octavo.server.state import background_of, check_model, engine_of, responses_of, settings_of
 from octavo.server.streaming import encode_json, stream
 from octavo.server.token_count import TokenCount
+from octavo.server.turn import prepared
 
 router = APIRouter(tags=["responses"])
 
@@ -50,8 +51,7 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
     messages = said(body.input, _earlier(request, body))
     with named(CHAT_NAMES):
         chat = body.as_chat(instructed(body.instructions, messages))
-        params = chat.sampling_params(engine.defaults.fields, engine.model_config.max_logprobs)
-        prompt = await chat_prompt(engine, settings, chat, body.max_output_tokens)
+        prompt, params, plan = await prepared(request, chat)
     check_room(engine, [prompt], body.max_output_tokens, "max_output_tokens")
 
     answer = ResponseAnswer(
@@ -60,6 +60,7 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
         body=body,
         params=params,
         store=store,
+        reader=plan.reader(),
         texts=TokenTexts(engine.tokenizer, as_ids=settings.return_tokens_as_token_ids),
         count=TokenCount([prompt], with_details=True),
         on_end=partial(_keep, request, messages, bool(body.background)) if store else lambda answer: None,
