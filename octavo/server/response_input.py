@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from octavo.errors import InvalidRequestError, shown
@@ -11,21 +11,28 @@ from octavo.server.conversation import Conversation
 
 _ROLES = ("user", "assistant", "system", "developer")
 _TEXT_PARTS = ("input_text", "output_text", "text")
-_TAKEN = "message, function_call, function_call_output and reasoning"
+_TAKEN = "message, function_call, function_call_output, reasoning and item_reference"
+FindItem = Callable[[str, str], Mapping[str, Any]]  # by its id and the field that names it
 
 
-def said(given: str | Sequence[Any] | None, earlier: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def said(
+    given: str | Sequence[Any] | None, earlier: Sequence[dict[str, Any]], find_item: FindItem
+) -> list[dict[str, Any]]:
     """The chat messages of what was said `earlier` and of a request's input.
 
     Raises:
         InvalidRequestError: an item is none, or is of a type that is not taken; its place and its type are named.
+        NotFoundError: an item that is referred to is not there.
     """
     messages = Conversation(earlier)
     if isinstance(given, str):
         messages.say("user", [given])
     else:
         for index, item in enumerate(given or []):
-            _add(messages, item, f"input.{index}")
+            where = f"input.{index}"
+            if isinstance(item, Mapping) and item.get("type") == "item_reference":
+                item = find_item(_text(item, "id", where), f"{where}.id")
+            _add(messages, item, where)
     return messages.messages
 
 

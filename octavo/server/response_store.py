@@ -26,6 +26,13 @@ class StoredResponse:
     def num_bytes(self) -> int:
         return len(self.body) + len(self.conversation)
 
+    @property
+    def output(self) -> list[dict[str, Any]]:
+        """The output items."""
+        output: list[dict[str, Any]] = json.loads(self.body)["output"]
+        return output
+
+    @property
     def messages(self) -> list[dict[str, Any]]:
         messages: list[dict[str, Any]] = json.loads(self.conversation)
         return messages
@@ -48,6 +55,7 @@ class ResponseStore:
         self._ttl = ttl
         self._clock = clock
         self._kept: dict[str, StoredResponse] = {}  # oldest first
+        self._owners: dict[str, str] = {}  # of output items, by their ids
         self.num_bytes = 0
 
     def __len__(self) -> int:
@@ -74,6 +82,7 @@ class ResponseStore:
         while len(self._kept) >= self._max_responses or self.num_bytes + kept.num_bytes > self._max_bytes:
             self._drop(next(iter(self._kept)))
         self._kept[response_id] = kept
+        self._owners.update((item["id"], response_id) for item in kept.output)
         self.num_bytes += kept.num_bytes
 
     def get(self, response_id: str, param: str) -> StoredResponse:
@@ -91,6 +100,20 @@ class ResponseStore:
                 param=param,
             )
         return kept
+
+    def item(self, item_id: str, param: str) -> dict[str, Any]:
+        """An output item of a response that is kept.
+
+        Raises:
+            NotFoundError: there is none with this id, or no longer.
+        """
+        self._drop_expired()
+        owner = self._owners.get(item_id)
+        if owner is None:
+            raise NotFoundError(
+                f"there is no item {shown(item_id)} in a response that is stored here; {self._rule()}", param=param
+            )
+        return next(item for item in self._kept[owner].output if item["id"] == item_id)
 
     def delete(self, response_id: str, param: str) -> None:
         """Raises:
@@ -113,4 +136,7 @@ class ResponseStore:
             self._drop(next(iter(self._kept)))
 
     def _drop(self, response_id: str) -> None:
-        self.num_bytes -= self._kept.pop(response_id).num_bytes
+        dropped = self._kept.pop(response_id)
+        for item in dropped.output:
+            del self._owners[item["id"]]
+        self.num_bytes -= dropped.num_bytes

@@ -97,6 +97,24 @@ def test_a_chain_has_all_that_was_said_and_the_last_instructions() -> None:
     assert engine.calls[2].prompt.text == turn("system", "be kind") + begun + later + opened
 
 
+def test_items_are_referred_to() -> None:
+    engine = FakeAsyncEngine(["yes"])
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        first = await create(client)
+        reference = {"type": "item_reference", "id": first["output"][0]["id"]}
+        user = {"role": "user", "content": "hi"}
+        referring = await create(client, input=[user, reference, user])
+        chained = await create(client, previous_response_id=first["id"])
+        assert referring["usage"] == chained["usage"]
+        await client.delete(f"/responses/{first['id']}")
+        error = (await create(client, 404, input=[reference]))["error"]
+        assert error["param"] == "input.0.id"
+
+    talk(engine, conversation)
+    assert engine.calls[1].prompt.token_ids == engine.calls[2].prompt.token_ids
+
+
 def test_what_is_not_to_be_stored_is_not() -> None:
     async def conversation(client: httpx.AsyncClient) -> None:
         made = await create(client, store=False)
@@ -136,7 +154,8 @@ def test_the_bounds_of_a_store() -> None:
     store = ResponseStore(max_responses=3, max_bytes=100, ttl=10, clock=lambda: now)
 
     def keep(name: str, size: int) -> None:
-        store.keep(name, b"x" * size, [], status="completed", in_background=False)  # "[]" takes 2 bytes
+        body = b'{"output":[]}'.ljust(size)
+        store.keep(name, body, [], status="completed", in_background=False)  # the conversation takes 2 bytes
 
     def kept() -> set[str]:
         found = set()
@@ -160,7 +179,7 @@ def test_the_bounds_of_a_store() -> None:
     store.delete("e", "id")
     assert (store.num_bytes, len(store)) == (0, 0)
     for name in "abcd":
-        keep(name, 1)
+        keep(name, 20)
         now += 4
     assert kept() == {"c", "d"}  # b is too old, a was over the count
     now = 100

@@ -48,7 +48,7 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
     model = check_model(request, body.model)
     body.check()
     store = _stores(request, body)
-    messages = said(body.input, _earlier(request, body))
+    messages = said(body.input, _earlier(request, body), responses_of(request).item)
     with named(CHAT_NAMES):
         chat = body.as_chat(instructed(body.instructions, messages))
         prompt, params, plan = await prepared(request, chat)
@@ -86,7 +86,7 @@ async def count_input_tokens(body: InputTokensRequest, request: Request) -> Resp
     headers = ignored_fields(request, body)
     check_model(request, body.model)
     body.check_input()
-    messages = said(body.input, _earlier(request, body))
+    messages = said(body.input, _earlier(request, body), responses_of(request).item)
     with named(CHAT_NAMES):
         chat = body.as_chat(instructed(body.instructions, messages))
         ids = await chat_token_ids(engine_of(request), settings_of(request), chat)
@@ -164,7 +164,7 @@ def _earlier(request: Request, body: InputFields) -> _Messages:
             f"previous_response_id names a response that is {previous.status}; go on from one that is completed",
             param=where,
         )
-    return previous.messages()
+    return previous.messages
 
 
 def _keep(request: Request, messages: _Messages, in_background: bool, answer: ResponseAnswer) -> None:
