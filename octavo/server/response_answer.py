@@ -67,21 +67,24 @@ class ResponseAnswer:
 
     def take(self, item: PromptOutput) -> list[Event]:
         """What an output adds."""
+        events = []
         if not self._begun:
             self._begun = True
             self._count.note_cached(item)
-            self.status = "in_progress"
+            if self.status == "queued":
+                self.status = "in_progress"
+                events = [Event("response.in_progress", {"response": self.response()})]
         (completion,) = item.output.outputs
         self._count.num_completion_tokens += len(completion.token_ids)
-        events = self._said(completion)
+        events += self._said(completion)
         if completion.finish_reason is not None:
             is_whole = completion.finish_reason != "length"
             events += self._end("completed" if is_whole else "incomplete")
         return events
 
-    def cancel(self) -> None:
+    def cancel(self) -> list[Event]:
         """Nobody wants the rest."""
-        self._end("cancelled")
+        return self._end("cancelled")
 
     def fail(self, error: BaseException) -> list[Event]:
         """The engine could not go on."""
@@ -158,27 +161,43 @@ class ResponseEvents:
         self._numbers = itertools.count()
         self._begun = False
 
+    # ---- event by event ----
+
+    def begin(self) -> list[bytes]:
+        """Those before all others."""
+        self._begun = True
+        response = self._answer.response()
+        names = ("created", self._answer.status)
+        return self._encoded([Event(f"response.{name}", {"response": response}) for name in names])
+
+    def taken(self, item: PromptOutput) -> list[bytes]:
+        """Those that an output gives."""
+        return self._encoded(self._answer.take(item))
+
+    def cancelled(self) -> list[bytes]:
+        return self._encoded(self._answer.cancel())
+
+    def broken_off(self, error: BaseException) -> list[bytes]:
+        return self._encoded(self._answer.fail(error))
+
+    # ---- for a stream ----
+
     def of(self, item: PromptOutput) -> bytes:
-        """The events that an output gives."""
-        begin = []
-        if not self._begun:
-            self._begun = True
-            response = self._answer.response()
-            begin = [Event(f"response.{name}", {"response": response}) for name in ("created", "in_progress")]
-        return self._encoded(begin) + self._encoded(self._answer.take(item))
+        begin = [] if self._begun else self.begin()
+        return b"".join(begin + self.taken(item))
 
     def end(self) -> bytes:
         return b""
 
     def failed(self, error: Exception) -> bytes:
-        return self._encoded(self._answer.fail(error))
+        return b"".join(self.broken_off(error))
 
-    def _encoded(self, events: list[Event]) -> bytes:
-        return b"".join(
+    def _encoded(self, events: list[Event]) -> list[bytes]:
+        return [
             b"event: %s\ndata: %s\n\n"
             % (kind.encode(), encode_json({"type": kind, "sequence_number": next(self._numbers), **fields}))
             for kind, fields in events
-        )
+        ]
 
 
 def _raw(value: Any) -> msgspec.Raw:

@@ -7,12 +7,16 @@ from contextlib import aclosing
 from typing import NamedTuple
 
 from octavo.errors import OverloadedError
+from octavo.server.event_log import EventLog
 from octavo.server.generation import Outputs
-from octavo.server.response_answer import ResponseAnswer
+from octavo.server.response_answer import ResponseAnswer, ResponseEvents
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
+    """A response that is under way. `log` has its events, if it is streamed."""
+
     answer: ResponseAnswer
+    log: EventLog | None
     task: asyncio.Task[None]
 
 
@@ -21,7 +25,7 @@ class BackgroundResponses:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[str, Run] = {}
 
     def check_room(self) -> None:
         """Raises:
@@ -33,16 +37,34 @@ class BackgroundResponses:
                 "try again later"
             )
 
-    def start(self, answer: ResponseAnswer, outputs: Outputs) -> None:
-        """Make the answer of these outputs."""
-        task = asyncio.create_task(_make(answer, outputs))
-        self._runs[answer.id] = _Run(answer, task)
-        task.add_done_callback(lambda _: self._end(answer.id))  # also of a task that was cancelled before it began
+    def start(self, answer: ResponseAnswer, outputs: Outputs, log: EventLog | None) -> None:
+        """Make the answer of these outputs, and write its events to the log."""
+        events = ResponseEvents(answer)
+        if log is not None:
+            log.add(events.begin())
+        task = asyncio.create_task(_make(events, outputs, log))
+        self._runs[answer.id] = Run(answer, log, task)
 
-    def get(self, response_id: str) -> ResponseAnswer | None:
-        """The answer as it is now; None: it is not under way."""
-        run = self._runs.get(response_id)
-        return None if run is None else run.answer
+        def end(_: object) -> None:
+            """Also of a task that was cancelled before it began."""
+            last: list[bytes] = []
+            if task.cancelled():
+                last = events.cancelled()
+            elif (error := task.exception()) is not None:
+                last = events.broken_off(error)
+            if log is not None:
+                log.add(last)
+                log.end()
+
+        task.add_done_callback(end)
+
+    def get(self, response_id: str) -> Run | None:
+        """None: it is not under way."""
+        return self._runs.get(response_id)
+
+    def forget(self, response_id: str) -> None:
+        """It has ended."""
+        self._runs.pop(response_id, None)
 
     async def cancel(self, response_id: str) -> ResponseAnswer | None:
         """End an answer and its request, if it is under way; None: it is not."""
@@ -53,15 +75,10 @@ class BackgroundResponses:
         await asyncio.wait([run.task])
         return run.answer
 
-    def _end(self, response_id: str) -> None:
-        answer, task = self._runs.pop(response_id)
-        if task.cancelled():
-            answer.cancel()
-        elif (error := task.exception()) is not None:
-            answer.fail(error)
 
-
-async def _make(answer: ResponseAnswer, outputs: Outputs) -> None:
+async def _make(events: ResponseEvents, outputs: Outputs, log: EventLog | None) -> None:
     async with aclosing(outputs):
         async for item in outputs:
-            answer.take(item)
+            new = events.taken(item)
+            if log is not None:
+                log.add(new)

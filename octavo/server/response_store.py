@@ -12,19 +12,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from octavo.errors import NotFoundError, shown
+from octavo.server.event_log import EventLog
 
 
 @dataclass(slots=True, kw_only=True)
 class StoredResponse:
     body: bytes  # the response as JSON
     conversation: bytes  # the chat messages with those of the response, without its instructions; JSON
+    log: EventLog | None  # its events, if they can still be followed
     status: str
     in_background: bool
+    num_bytes: int
     until: float  # on the store's clock
-
-    @property
-    def num_bytes(self) -> int:
-        return len(self.body) + len(self.conversation)
 
     @property
     def output(self) -> list[dict[str, Any]]:
@@ -66,14 +65,26 @@ class ResponseStore:
         return self._max_responses > 0
 
     def keep(
-        self, response_id: str, body: bytes, messages: list[dict[str, Any]], *, status: str, in_background: bool
+        self,
+        response_id: str,
+        body: bytes,
+        messages: list[dict[str, Any]],
+        *,
+        status: str,
+        in_background: bool,
+        log: EventLog | None = None,
     ) -> None:
         """Keep a response, unless it is larger than the whole store."""
+        conversation = json.dumps(messages).encode()
+        # The last event, which has the whole response, is still to come.
+        num_bytes_of_log = 0 if log is None else log.num_bytes + len(body)
         kept = StoredResponse(
             body=body,
-            conversation=json.dumps(messages).encode(),
+            conversation=conversation,
+            log=log,
             status=status,
             in_background=in_background,
+            num_bytes=len(body) + len(conversation) + num_bytes_of_log,
             until=self._clock() + self._ttl,
         )
         if kept.num_bytes > self._max_bytes or not self.keeps_any:

@@ -5,8 +5,8 @@ What is the same in every chunk of a stream is encoded once. It knows no shape o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -14,10 +14,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from octavo.server.errors import error_reply
-from octavo.server.generation import CLIENT_CLOSED_REQUEST, ClientDisconnected, Outputs, PromptOutput, while_connected
+from octavo.server.generation import CLIENT_CLOSED_REQUEST, ClientDisconnected, while_connected
 from octavo.server.token_count import TokenCount
 
 encode_json = msgspec.json.encode
+_T = TypeVar("_T")
+_Item = TypeVar("_Item", contravariant=True)
 _END = b"}\n\n"
 _DONE = b"data: [DONE]\n\n"
 
@@ -60,10 +62,10 @@ class ChunkWriter:
         return self._prefix + b'],"usage":' + encode_json(self.count.usage()) + _END + _DONE
 
 
-class Events(Protocol):
+class Events(Protocol[_Item]):
     """One kind of stream."""
 
-    def of(self, item: PromptOutput) -> bytes:
+    def of(self, item: _Item) -> bytes:
         """The events that an output gives, maybe none."""
 
     def end(self) -> bytes:
@@ -85,7 +87,9 @@ class Chunks:
         return b"data: " + encode_json(error_reply(error).body) + b"\n\n" + _DONE
 
 
-async def stream(request: Request, outputs: Outputs, events: Events, headers: Mapping[str, str]) -> Response:
+async def stream(
+    request: Request, outputs: AsyncGenerator[_T, None], events: Events[_T], headers: Mapping[str, str]
+) -> Response:
     """The answer to a streaming request. Raises what `outputs` raises before its first output."""
     try:
         first = await while_connected(request.receive, anext(outputs))
@@ -94,7 +98,7 @@ async def stream(request: Request, outputs: Outputs, events: Events, headers: Ma
     return EventStream(first, outputs, events, headers)
 
 
-class EventStream(Response):
+class EventStream(Response, Generic[_T]):
     """Sends events.
 
     Args:
@@ -102,7 +106,9 @@ class EventStream(Response):
         outputs: those that follow; closed in every case, which aborts what is unfinished.
     """
 
-    def __init__(self, first: PromptOutput, outputs: Outputs, events: Events, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, first: _T, outputs: AsyncGenerator[_T, None], events: Events[_T], headers: Mapping[str, str]
+    ) -> None:
         self._first = first
         self._outputs = outputs
         self._events = events

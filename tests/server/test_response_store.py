@@ -296,10 +296,79 @@ def test_a_client_that_leaves_ends_its_request_and_nothing_is_kept(stream: bool,
     assert len(engine.aborted) == 1
 
 
-def test_a_stored_response_cannot_be_streamed_yet() -> None:
+async def events(client: httpx.AsyncClient, response_id: str, after: int | None = None) -> list[Any]:
+    """The events of a response from the one after `after` on."""
+    query = "stream=true" if after is None else f"stream=true&starting_after={after}"
+    answer = await client.get(f"/responses/{response_id}?{query}")
+    assert answer.status_code == 200, answer.text
+    return [json.loads(line[len("data: ") :]) for line in answer.text.splitlines() if line.startswith("data: ")]
+
+
+def test_a_stream_in_the_background_goes_on_without_its_client_and_can_be_taken_up() -> None:
+    engine = FakeAsyncEngine(["the fox jumps"])
+    engine.pause_after = 2
+
+    async def run() -> None:
+        app = app_of(engine)
+        body = {"input": "hi", "background": True, "stream": True}
+        read = b"".join(await post_and_leave(app, PATH, body, after_bytes=1)).decode()
+        created = json.loads(read.split("data: ")[1].split("\n")[0])
+        assert (created["type"], created["response"]["status"]) == ("response.created", "queued")
+        assert (engine.aborted, engine.num_unfinished) == ([], 1)
+        name = created["response"]["id"]
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://server/v1") as client:
+            await until(client, name, "in_progress")
+            reading = asyncio.create_task(events(client, name))
+            for _ in range(20):
+                await asyncio.sleep(0)
+            engine.go.set()
+            whole = await reading
+            assert [event["sequence_number"] for event in whole] == list(range(len(whole)))
+            kinds = [event["type"] for event in whole]
+            assert kinds[:4] == [
+                *("response.created", "response.queued", "response.in_progress", "response.output_item.added"),
+            ]
+            assert kinds[-1] == "response.completed"
+            assert await events(client, name) == whole
+            assert await events(client, name, 3) == whole[4:]
+            assert await events(client, name, 1000) == []
+            assert (await client.get(f"/responses/{name}")).json() == whole[-1]["response"]
+            await create(client, previous_response_id=name)
+
+    asyncio.run(run())
+
+
+def test_a_stream_in_the_background_ends_when_it_is_cancelled_or_fails() -> None:
+    engine = FakeAsyncEngine(["the fox jumps"])
+    engine.pause_after = 2
+
     async def conversation(client: httpx.AsyncClient) -> None:
-        made = await create(client)
-        answer = await client.get(f"/responses/{made['id']}?stream=true")
-        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "stream")
+        body = {"input": "hi", "background": True, "stream": True}
+        reading = asyncio.create_task(client.post("/responses", json=body))
+        while not engine.num_unfinished:
+            await asyncio.sleep(0)
+        (name,) = (call.request_id for call in engine.calls)
+        await until(client, name, "in_progress")
+        await client.post(f"/responses/{name}/cancel")
+        assert "event: response.cancelled" in (await reading).text
+        engine.fail_after = 1
+        assert "event: response.failed" in (await client.post("/responses", json=body)).text
+
+    talk(engine, conversation)
+
+
+def test_only_what_is_streamed_in_the_background_can_be_followed() -> None:
+    async def conversation(client: httpx.AsyncClient) -> None:
+        for fields in ({}, {"background": True}):
+            made = await create(client, **fields)
+            await until(client, made["id"], "completed")
+            answer = await client.get(f"/responses/{made['id']}?stream=true")
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, "stream")
+        assert (await client.get("/responses/resp_1?stream=true")).status_code == 404
+        body = {"input": "hi", "background": True, "stream": True}
+        text = (await client.post("/responses", json=body)).text
+        name = json.loads(text.split("data: ")[1].split("\n")[0])["response"]["id"]
+        answer = await client.get(f"/responses/{name}?stream=true&starting_after=x")
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "starting_after")
 
     talk(FakeAsyncEngine(), conversation)

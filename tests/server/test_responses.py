@@ -205,6 +205,24 @@ def test_what_becomes_of_the_input(fields: dict[str, Any], prompt: str) -> None:
     assert engine.calls[0].prompt.text == prompt + "|"
 
 
+@pytest.mark.parametrize("num_turns", [1, 2, 5, 9, 40])
+def test_the_oldest_turns_make_room_where_they_may(num_turns: int) -> None:
+    items: list[dict[str, Any]] = []
+    for turn in range(num_turns):
+        items += [{"role": "user", "content": f"{turn} " + "fox " * 10}, {"role": "assistant", "content": "yes"}]
+    fields = {"input": [*items, USER], "instructions": "be brief", "max_output_tokens": 100, "truncation": "auto"}
+    engine = FakeAsyncEngine()
+    respond(engine, **fields)
+    prompt = engine.calls[0].prompt
+    kept = [int(found) for found in re.findall(r"user\n(\d+) ", prompt.text or "")]
+    assert kept == list(range(num_turns - len(kept), num_turns))
+    assert (prompt.text or "").startswith("<|im_start|>system\nbe brief")
+    assert len(prompt.token_ids) <= 412
+    if len(kept) < num_turns:  # one more would not have fit
+        one_more = {"instructions": "be brief", "input": [*items[2 * (num_turns - len(kept) - 1) :], USER]}
+        assert post(FakeAsyncEngine(), f"{PATH}/input_tokens", one_more).json()["input_tokens"] > 412
+
+
 def test_reasoning_effort_and_template_kwargs_reach_the_template() -> None:
     assert "[effort high]" in prompt_of(reasoning={"effort": "high", "summary": "auto"})
     assert "[calm]" in prompt_of(chat_template_kwargs={"mood": "calm"})
@@ -281,9 +299,8 @@ def test_what_json_can_carry_and_other_encoders_cannot_does_no_harm() -> None:
         ({"conversation": "conv_1"}, "conversation", "not supported yet"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt", "not supported yet"),
         ({"moderation": {"policy": {}}}, "moderation", "not supported yet"),
-        ({"truncation": "auto"}, "truncation", "not supported yet"),
+        ({"truncation": "auto", "input": "fox " * 600}, "input", "max_model_len is 512"),
         ({"truncation": "left"}, "truncation", "'auto' or 'disabled'"),
-        ({"background": True, "stream": True}, "background", "can't be streamed yet"),
         ({"background": True, "store": False}, "background", "has to be stored"),
         ({"include": ["everything"]}, "include", "unknown value of include 'everything'"),
         ({"top_logprobs": 2}, "top_logprobs", "message.output_text.logprobs"),

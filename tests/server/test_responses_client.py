@@ -96,6 +96,25 @@ def test_a_stream_accumulates_to_the_whole() -> None:
         assert kinds[-1] == "response.completed"
 
 
+def test_a_stream_in_the_background_is_taken_up() -> None:
+    async def read(client: AsyncOpenAI) -> tuple[Any, Any, Any]:
+        name = ""
+        async for event in await client.responses.create(model=MODEL, input="hi", background=True, stream=True):
+            if event.type == "response.created":
+                name = event.response.id
+            if event.sequence_number == 4:
+                break
+        rest = [event async for event in await client.responses.retrieve(name, stream=True, starting_after=4)]
+        async with client.responses.stream(response_id=name, starting_after=4) as stream:
+            accumulated = await stream.get_final_response()
+        return rest, accumulated, await client.responses.retrieve(name)
+
+    rest, accumulated, whole = ask(read)
+    assert rest[0].sequence_number == 5
+    assert rest[-1].response.to_dict() == whole.to_dict()
+    assert without_ids(accumulated) == without_ids(whole)
+
+
 def test_raw_events() -> None:
     async def read(client: AsyncOpenAI) -> str:
         stream = await client.responses.create(model=MODEL, input="hi", stream=True)

@@ -118,10 +118,6 @@ class InputFields(RequestModel):
                 raise refuse(name)
         if not self.input and self.previous_response_id is None:
             raise InvalidRequestError("input is missing or empty; give text or a list of input items", param="input")
-        if self.truncation == "auto":
-            raise InvalidRequestError(
-                "truncation 'auto' is not supported yet; leave truncation out and shorten the input", param="truncation"
-            )
 
     def chat_fields(self) -> dict[str, Any]:
         """The fields of the chat completion, but its messages.
@@ -196,12 +192,6 @@ class ResponsesRequest(SamplingExtras, InputFields):
             raise InvalidRequestError(
                 "stream_options are given, but stream is false; set stream to true or leave stream_options out",
                 param="stream_options",
-            )
-        if self.background and self.stream:
-            raise InvalidRequestError(
-                "a response in the background can't be streamed yet; set one of background and stream to false, "
-                "and ask for the response by its id",
-                param="background",
             )
         if self.background and self.store is False:
             raise InvalidRequestError(

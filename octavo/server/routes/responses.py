@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from octavo.errors import InvalidRequestError
+from octavo.errors import InvalidRequestError, shown
+from octavo.server.event_log import EventLog, Followed
 from octavo.server.fields import ignored_fields
 from octavo.server.generation import generate
 from octavo.server.json_answer import answer_once
@@ -31,6 +33,7 @@ from octavo.server.response_output import new_id
 from octavo.server.state import background_of, check_model, engine_of, responses_of, settings_of
 from octavo.server.streaming import encode_json, stream
 from octavo.server.token_count import TokenCount
+from octavo.server.truncation import without_oldest_turns
 from octavo.server.turn import prepared
 
 router = APIRouter(tags=["responses"])
@@ -51,9 +54,13 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
     messages = said(body.input, _earlier(request, body), responses_of(request).item)
     with named(CHAT_NAMES):
         chat = body.as_chat(instructed(body.instructions, messages))
+        if body.truncation == "auto":
+            most = engine.model_config.max_model_len - (body.max_output_tokens or 1)
+            chat = await without_oldest_turns(engine, settings, chat, most)
         prompt, params, plan = await prepared(request, chat)
     check_room(engine, [prompt], body.max_output_tokens, "max_output_tokens")
 
+    log = EventLog() if body.background and body.stream else None
     answer = ResponseAnswer(
         id=new_id("resp"),
         model=model,
@@ -63,12 +70,12 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
         reader=plan.reader(),
         texts=TokenTexts(engine.tokenizer, as_ids=settings.return_tokens_as_token_ids),
         count=TokenCount([prompt], with_details=True),
-        on_end=partial(_keep, request, messages, bool(body.background)) if store else lambda answer: None,
+        on_end=partial(_keep, request, messages, bool(body.background), log) if store else lambda answer: None,
     )
     outputs = generate(engine, answer.id, [prompt], params, body.priority or 0)
     if body.background:
-        background_of(request).start(answer, outputs)
-        return _json(answer, headers)
+        background_of(request).start(answer, outputs, log)
+        return _json(answer, headers) if log is None else await stream(request, log.follow(0), Followed(), headers)
     if body.stream:
         return await stream(request, outputs, ResponseEvents(answer), headers)
 
@@ -95,13 +102,26 @@ async def count_input_tokens(body: InputTokensRequest, request: Request) -> Resp
 
 @router.get("/v1/responses/{response_id}", response_model=ResponseObject)
 async def get_response(response_id: str, request: Request) -> Response:
-    """A response that was stored, or is under way in the background."""
-    if request.query_params.get("stream") in ("true", "1"):
-        raise InvalidRequestError("a stored response can't be streamed yet; leave stream out", param="stream")
-    answer = background_of(request).get(response_id)
-    if answer is not None:
-        return _json(answer)
-    return _stored(request, response_id)
+    """A response that was stored, or is under way in the background; with stream=true the events of the latter.
+
+    These begin after the one that starting_after names, and can still be had when the response has ended.
+    """
+    run = background_of(request).get(response_id)
+    if request.query_params.get("stream") not in ("true", "1"):
+        return _stored(request, response_id) if run is None else _json(run.answer)
+    log = run.log if run is not None else responses_of(request).get(response_id, "response_id").log
+    if log is None:
+        raise InvalidRequestError(
+            f"the response {response_id!r} was not made with background and stream, and has no events to follow; "
+            "leave stream out",
+            param="stream",
+        )
+    after = request.query_params.get("starting_after", "-1")
+    if not re.fullmatch("-1|[0-9]{1,9}", after):
+        raise InvalidRequestError(
+            f"starting_after must be the number of an event, got {shown(after)}", param="starting_after"
+        )
+    return await stream(request, log.follow(int(after) + 1), Followed(), {})
 
 
 @router.post("/v1/responses/{response_id}/cancel", response_model=ResponseObject)
@@ -167,7 +187,10 @@ def _earlier(request: Request, body: InputFields) -> _Messages:
     return previous.messages
 
 
-def _keep(request: Request, messages: _Messages, in_background: bool, answer: ResponseAnswer) -> None:
+def _keep(
+    request: Request, messages: _Messages, in_background: bool, log: EventLog | None, answer: ResponseAnswer
+) -> None:
+    background_of(request).forget(answer.id)
     if in_background or answer.status in _GOES_ON:
         responses_of(request).keep(
             answer.id,
@@ -175,6 +198,7 @@ def _keep(request: Request, messages: _Messages, in_background: bool, answer: Re
             said_and_answered(messages, answer.output.items),
             status=answer.status,
             in_background=in_background,
+            log=log,
         )
 
 
