@@ -90,6 +90,7 @@ class ToolParser(Parser):
         self._space: list[str] = []  # held back: it may stand before a call
         self._after_call = False  # and no content has come since
         self._has_content = False
+        self.is_broken = False  # the last call is
 
     @staticmethod
     def new_id() -> str:
@@ -135,6 +136,7 @@ class ToolParser(Parser):
 
     def end_call(self, *, complete: bool = True) -> None:
         self._open = False
+        self.is_broken = not complete
         self._pieces.append(ToolCallEnd(self._num_calls, complete))
         self._num_calls += 1
 
