@@ -153,7 +153,8 @@ _QWEN_CODER = [
     ),
     Transcript(
         "<function=get_weather><parameter=days>\n3\n</parameter><parameter=metric>True</parameter>"
-        '<parameter=where>{"a": [1]}</parameter><parameter=tags>[\'x\', "y"]</parameter><parameter=note>null</parameter>'
+        '<parameter=where>{"a": [1]}</parameter><parameter=tags>[\'x\', "y"]</parameter>'
+        "<parameter=note>null</parameter>"
         "<parameter=factor>1.5</parameter><parameter=place>{'x': 1}</parameter><parameter=other>[7]</parameter>"
         "<parameter=more>some text</parameter></function>",
         None,
@@ -193,7 +194,8 @@ _GLM = [
     ),
     Transcript(
         "<tool_call>get_weather\n<arg_key>days</arg_key>\n<arg_value>3</arg_value>\n<arg_key>where</arg_key>\n"
-        '<arg_value>{"a": "é\\u00e9"}</arg_value>\n<arg_key>city</arg_key>\n<arg_value>a\n"b" <c></arg_value>\n</tool_call>',
+        '<arg_value>{"a": "é\\u00e9"}</arg_value>\n<arg_key>city</arg_key>\n<arg_value>a\n"b" <c></arg_value>\n'
+        "</tool_call>",
         None,
         (("get_weather", '{"days": 3, "where": {"a": "é\\u00e9"}, "city": "a\\n\\"b\\" <c>"}'),),
     ),
@@ -230,9 +232,7 @@ _DEEPSEEK = [
 
 
 def _kimi(call: tuple[str, str], number: int = 0) -> str:
-    return (
-        f"<|tool_call_begin|>functions.{call[0]}:{number}<|tool_call_argument_begin|>{call[1]}<|tool_call_end|>"
-    )
+    return f"<|tool_call_begin|>functions.{call[0]}:{number}<|tool_call_argument_begin|>{call[1]}<|tool_call_end|>"
 
 
 _KIMI = [
@@ -319,9 +319,7 @@ _HARMONY = [
         (),
         "Hm",
     ),
-    Transcript(
-        f"<|channel|>commentary to=functions.get_weather<|message|>{_UNICODE[1]}<|call|>", None, (_UNICODE,)
-    ),
+    Transcript(f"<|channel|>commentary to=functions.get_weather<|message|>{_UNICODE[1]}<|call|>", None, (_UNICODE,)),
     Transcript("<|channel|>commentary to=functions.get_time<|message|>now<|call|>", None, (("get_time", "now"),)),
     Transcript("<|channel|>commentary to=functions.get_time<|message|><|call|>", None, (_TIME,)),
     Transcript('<|channel|>commentary to=functions.run<|message|>{"code', None, (("run", '{"code'),)),
@@ -343,3 +341,17 @@ TOOL_TRANSCRIPTS = {
     "gemma": _GEMMA,
     "openai": _HARMONY,
 }
+
+THINK_TRANSCRIPTS = [
+    Transcript("The answer.", "The answer."),
+    Transcript("<think>\nHm, let me see.\n</think>\n\nThe answer.\n", "The answer.\n", (), "Hm, let me see."),
+    Transcript("  <think>a < b </thin k></think>c", "c", (), "a < b </thin k>"),
+    Transcript("<think></think>c", "c"),
+    Transcript("<think>\n\n</think>\n\nc", "c"),
+    Transcript("<think>never ends <tool_call>\n", None, (), "never ends <tool_call>"),
+    Transcript("no beginning</think> c", "no beginningc"),
+    Transcript("<think>a</think>b <think>c</think>", "b <think>c</think>", (), "a"),
+    Transcript("  plain", "  plain"),
+    Transcript("<thi", "<thi"),
+    Transcript("", None),
+]

@@ -8,7 +8,7 @@ nothing.
 from __future__ import annotations
 
 import enum
-import secrets
+import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -95,7 +95,7 @@ class ToolParser(Parser):
     @staticmethod
     def new_id() -> str:
         """The id of a call whose format has none."""
-        return f"call_{secrets.token_hex(12)}"
+        return f"call_{os.urandom(12).hex()}"
 
     def finish(self) -> list[Piece]:
         pieces = super().finish()

@@ -17,7 +17,8 @@ from octavo.server.logprobs import TokenTexts
 from octavo.server.prompts import chat_prompt, check_room
 from octavo.server.protocol.chat import ChatCompletionRequest, ChatCompletionResponse
 from octavo.server.protocol.usage import stream_usage
-from octavo.server.state import check_model, engine_of, settings_of
+from octavo.server.reply import ReplyPlan
+from octavo.server.state import check_model, engine_of, formats_of, settings_of
 from octavo.server.streaming import stream
 from octavo.server.token_count import TokenCount
 
@@ -41,8 +42,16 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request) 
     asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     prompt = await chat_prompt(engine, settings, body, asked)
     check_room(engine, [prompt], asked, body.max_tokens_field)
+    plan = ReplyPlan(
+        formats_of(request),
+        body.tool_request(),
+        prompt,
+        engine.tokenizer,
+        include_reasoning=body.include_reasoning is not False,
+    )
+    plan.prepare(params)
 
-    answer = _answer(request, body, model, prompt, params)
+    answer = _answer(request, body, model, prompt, params, plan)
     outputs = generate(engine, answer.id, [prompt], params, body.priority or 0)
     if body.stream:
         chunks = ChatChunks(answer, params.n, usage_at_end=at_end, usage_everywhere=everywhere)
@@ -51,7 +60,12 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request) 
 
 
 def _answer(
-    request: Request, body: ChatCompletionRequest, model: str, prompt: Prompt, params: SamplingParams
+    request: Request,
+    body: ChatCompletionRequest,
+    model: str,
+    prompt: Prompt,
+    params: SamplingParams,
+    plan: ReplyPlan,
 ) -> ChatAnswer:
     engine, settings = engine_of(request), settings_of(request)
     role, echo = role_and_echo(body, settings.response_role)
@@ -65,4 +79,6 @@ def _answer(
         texts=TokenTexts(engine.tokenizer, as_ids=as_ids),
         with_token_ids=bool(body.return_token_ids),
         count=TokenCount([prompt], with_details=settings.enable_prompt_tokens_details),
+        readers=[plan.reader() for _ in range(params.n)],
+        names_reasoning=("reasoning", "reasoning_content") if settings.reasoning_content else ("reasoning",),
     )
