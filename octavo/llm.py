@@ -22,7 +22,7 @@ from octavo.observability.metrics import Metric, snapshot
 from octavo.outputs import RequestOutput
 from octavo.request import FinishReason, Request
 from octavo.sampling_params import RequestOutputKind, SamplingParams
-from octavo.tokenizer.chat_template import resolve_chat_template
+from octavo.tokenizer.chat_template import choose_template, resolve_chat_template, with_tools_told
 from octavo.tokenizer.load import Tokenizer
 
 logger = get_logger(__name__)
@@ -127,7 +127,8 @@ class LLM:
             chat_template_content_format: "auto", "string" or "openai" (a list of parts).
             add_generation_prompt: open the assistant's turn.
             continue_final_message: go on with the last message instead of opening a turn.
-            tools: functions in OpenAI's form, for templates that describe them.
+            tools: functions in OpenAI's form. A template that knows no tools gets them described in a system message.
+                The calls come as text; `octavo.parsers.reply.reply_parser` reads it.
             chat_template_kwargs: more variables for the template.
 
         Returns, raises: as `generate`.
@@ -217,7 +218,10 @@ class LLM:
     def _render(self, messages: Any, *, chat_template: str | None = None, **options: Any) -> str:
         template = self._chat_template if chat_template is None else resolve_chat_template(chat_template)
         options.setdefault("add_generation_prompt", True)
-        text = self.get_tokenizer().apply_chat_template(messages, tokenize=False, chat_template=template, **options)
+        tokenizer, tools = self.get_tokenizer(), options.pop("tools", None)
+        template = choose_template(tokenizer.chat_template, template, has_tools=tools is not None)
+        messages, tools = with_tools_told(template, messages, tools)
+        text = tokenizer.apply_chat_template(messages, tools, tokenize=False, chat_template=template, **options)
         assert isinstance(text, str)
         return text
 

@@ -8,7 +8,7 @@ nothing.
 from __future__ import annotations
 
 import enum
-import secrets
+import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -90,11 +90,12 @@ class ToolParser(Parser):
         self._space: list[str] = []  # held back: it may stand before a call
         self._after_call = False  # and no content has come since
         self._has_content = False
+        self.is_broken = False  # the last call is
 
     @staticmethod
     def new_id() -> str:
         """The id of a call whose format has none."""
-        return f"call_{secrets.token_hex(12)}"
+        return f"call_{os.urandom(12).hex()}"
 
     def finish(self) -> list[Piece]:
         pieces = super().finish()
@@ -135,6 +136,7 @@ class ToolParser(Parser):
 
     def end_call(self, *, complete: bool = True) -> None:
         self._open = False
+        self.is_broken = not complete
         self._pieces.append(ToolCallEnd(self._num_calls, complete))
         self._num_calls += 1
 

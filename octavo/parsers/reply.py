@@ -8,13 +8,18 @@ once), and writes the pieces in its own shapes:
     pieces += parser.feed("late") + parser.finish()
     Reply.of(pieces)                                  # Reply(content="It is late", reasoning="Hm", tool_calls=[])
 
-The server makes them by `octavo.server.reply`, which knows the request and counts tokens.
+The server makes them by `octavo.server.reply`, which knows the request and counts tokens. Offline, `reply_parser` makes
+one from names and tools.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from octavo.parsers.base import ReasoningParser, ToolParser
 from octavo.parsers.pieces import ContentDelta, Piece, Reply, ToolCallStart
+from octavo.parsers.registry import REASONING_PARSERS, TOOL_PARSERS
 
 
 class ReplyParser:
@@ -77,3 +82,33 @@ class ReplyParser:
             pieces = [piece for piece in pieces if getattr(piece, "index", 0) == 0]
         self.num_calls += sum(isinstance(piece, ToolCallStart) for piece in pieces)
         return pieces
+
+
+def reply_parser(
+    *,
+    tool_call_parser: str | None = None,
+    reasoning_parser: str | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
+    prompt: str = "",
+) -> ReplyParser:
+    """A parser for one completion of `LLM.chat`.
+
+    Args:
+        tool_call_parser, reasoning_parser: names, or import paths, of formats; None: there is no such thing.
+        tools: those that the prompt told of, in OpenAI's form.
+        prompt: the prompt, or its end, which may open the reasoning.
+
+    Raises:
+        ConfigError: there is no such format.
+    """
+    reasoning = None
+    if reasoning_parser is not None:
+        kind = REASONING_PARSERS.get(reasoning_parser)
+        reasoning = kind(kind.opening(prompt))
+    parser = None
+    if tool_call_parser is not None:
+        functions = [tool["function"] for tool in tools]
+        parser = TOOL_PARSERS.get(tool_call_parser)(
+            {function["name"]: function.get("parameters") or {} for function in functions}
+        )
+    return ReplyParser(None if parser is not None and parser.reads_reasoning else reasoning, parser)

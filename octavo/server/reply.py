@@ -126,22 +126,24 @@ class ReplyPlan:
             end = prompt.text or tokenizer.decode(prompt.token_ids[-_NUM_LAST_TOKENS:])
             self._opening = self._reasoning_parser.opening(end)
 
-    @property
-    def is_plain(self) -> bool:
-        """All text is content."""
-        return self._reasoning_parser is None and not self._tools.by_name
-
     def prepare(self, params: SamplingParams) -> None:
         """Put into `params` what the reading needs and what the choice of tools demands.
 
         Raises:
-            InvalidRequestError: a call is demanded, and another structure too.
+            InvalidRequestError: a call is demanded, and another structure too; or the reasoning is bounded, and its end
+                is not known.
         """
         parsers = (self._tool_parser, self._reasoning_parser)
         if any(parser is not None and parser.needs_special_tokens for parser in parsers):
             params.skip_special_tokens = False
         self._skip_special_tokens = params.skip_special_tokens
         params.reasoning_markers = self._markers()
+        if params.thinking_token_budget is not None and self._reasoning_parser is None:
+            raise InvalidRequestError(
+                "thinking_token_budget is given, but this server does not know how the model's reasoning ends; leave "
+                "it out, or start the server with --reasoning-parser NAME",
+                param="thinking_token_budget",
+            )
         if not self._tools.is_forced:
             return
         if params.structured_outputs is not None:
@@ -164,9 +166,10 @@ class ReplyPlan:
             tools = self._tool_parser(by_name)
             if tools.reads_reasoning:
                 reasoning = None
+        tells_reasoning = reasoning is not None or (tools is not None and tools.reads_reasoning)
         return ReplyReader(
             ReplyParser(reasoning, tools, parallel=self._tools.parallel),
-            count=None if self._tokenizer is None or self.is_plain else self._count(),
+            count=_TokenOffsets(self._detokenizer()) if tells_reasoning else None,
             include_reasoning=self._include_reasoning,
         )
 
@@ -192,12 +195,10 @@ class ReplyPlan:
             budget_end_token_ids=None if parser.budget_end is None else ids(parser.budget_end),
         )
 
-    def _count(self) -> _TokenOffsets:
+    def _detokenizer(self) -> IncrementalDetokenizer:
         assert self._tokenizer is not None
-        return _TokenOffsets(
-            IncrementalDetokenizer(
-                self._tokenizer, self._prompt.token_ids, skip_special_tokens=self._skip_special_tokens
-            )
+        return IncrementalDetokenizer(
+            self._tokenizer, self._prompt.token_ids, skip_special_tokens=self._skip_special_tokens
         )
 
 
@@ -244,6 +245,11 @@ class ReplyReader:
         return (
             "tool_calls" if completion.finish_reason == "stop" and self._parser.num_calls else completion.finish_reason
         )
+
+    @property
+    def tells_reasoning(self) -> bool:
+        """Whether reasoning is told from the answer."""
+        return self._count is not None
 
     @property
     def num_reasoning_tokens(self) -> int:

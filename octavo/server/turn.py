@@ -13,7 +13,6 @@ from octavo.engine.inputs import Prompt
 from octavo.sampling_params import SamplingParams
 from octavo.server.prompts import chat_prompt
 from octavo.server.protocol.chat import ChatCompletionRequest
-from octavo.server.protocol.tools import ToolDefinition, chat_tools
 from octavo.server.reply import ReplyPlan
 from octavo.server.state import engine_of, formats_of, settings_of
 
@@ -24,20 +23,21 @@ class Turn(NamedTuple):
     plan: ReplyPlan
 
 
-async def prepared(request: Request, chat: ChatCompletionRequest, *, include_reasoning: bool = True) -> Turn:
-    """The turn that `chat` asks for.
+async def prepared(request: Request, body: ChatCompletionRequest, max_tokens: int | None) -> Turn:
+    """The turn that `body` asks for. `max_tokens` is what the answer needs where the prompt is to be cut to fit.
 
     Raises:
         RequestError: a field that is out of range or does not go with another, or messages that do not fit.
     """
     engine, settings = engine_of(request), settings_of(request)
-    tools = chat_tools(
-        None if chat.tools is None else [ToolDefinition(**tool) for tool in chat.tools],
-        chat.tool_choice,
-        chat.parallel_tool_calls,
+    params = body.sampling_params(engine.defaults.fields, engine.model_config.max_logprobs)
+    prompt = await chat_prompt(engine, settings, body, max_tokens)
+    plan = ReplyPlan(
+        formats_of(request),
+        body.tool_request(),
+        prompt,
+        engine.tokenizer,
+        include_reasoning=body.include_reasoning is not False,
     )
-    params = chat.sampling_params(engine.defaults.fields, engine.model_config.max_logprobs)
-    prompt = await chat_prompt(engine, settings, chat, chat.max_completion_tokens)
-    plan = ReplyPlan(formats_of(request), tools, prompt, engine.tokenizer, include_reasoning=include_reasoning)
     plan.prepare(params)
     return Turn(prompt, params, plan)

@@ -25,7 +25,7 @@ from jinja2.utils import Namespace
 from octavo.errors import ConfigError, InvalidRequestError, shown
 from octavo.tokenizer.chat_messages import check_messages, check_tools, plain_data
 from octavo.tokenizer.content_format import find_content_format
-from octavo.tokenizer.tool_prompt import with_plain_tools
+from octavo.tokenizer.tool_prompt import has_calls, with_plain_tools
 
 MAX_TEMPLATE_CHARS = 1 << 20
 MAX_OUTPUT_CHARS = 1 << 26
@@ -164,12 +164,24 @@ def content_format(template: str) -> str:
 
 
 def knows_tools(template: str) -> bool:
-    """Whether a template writes tools; for one that does not, `render_chat` describes them in a message.
+    """Whether a template writes tools.
 
     Raises:
         InvalidRequestError: the template is no valid Jinja, or too long.
     """
     return _compiled(template).knows_tools
+
+
+def with_tools_told(template: str, messages: Any, tools: Any) -> tuple[Any, Any]:
+    """The messages and the tools to render with a template: one that knows no tools gets them, their calls and their
+    results as text in messages (see `tool_prompt.py`), instead of leaving them out in silence.
+
+    Raises:
+        InvalidRequestError: the template, the messages or the tools are none.
+    """
+    if knows_tools(template) or not (tools or has_calls(messages)):
+        return messages, tools
+    return with_plain_tools(check_messages(messages, "openai"), check_tools(tools)), None
 
 
 def resolve_chat_template(given: str) -> str:
@@ -264,12 +276,9 @@ def render_chat(
             f"chat_template_content_format must be one of {', '.join(_FORMATS)}, got {shown(content_format)}",
             param="chat_template_content_format",
         )
-    compiled, own_format, has_tools = _compiled(template)
+    compiled, own_format, _ = _compiled(template)
     conversation = check_messages(messages, own_format if content_format == "auto" else content_format)
-    tools = check_tools(tools)
-    if not has_tools:
-        conversation = with_plain_tools(conversation, tools)
-    values = {**variables, "tools": tools, "add_generation_prompt": add_generation_prompt}
+    values = {**variables, "tools": check_tools(tools), "add_generation_prompt": add_generation_prompt}
     if not continue_final_message:
         return _render(compiled, {**values, "messages": conversation})
     conversation[-1] = _with_end_mark(conversation[-1])

@@ -12,6 +12,7 @@ and is shown results between <tool_response> tags, as the user's words: template
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Message = dict[str, Any]
@@ -27,6 +28,13 @@ To call a function, write its name and its arguments as JSON between tags:
 </tool_call>
 Write one such block for each call, and nothing after them. The results then come between <tool_response> tags. When \
 no function is needed, answer in plain text."""
+
+
+def has_calls(messages: Any) -> bool:
+    """Whether there are calls or results in what may be messages."""
+    if not isinstance(messages, Sequence):
+        return False
+    return any(isinstance(m, Mapping) and (m.get("role") == "tool" or m.get("tool_calls")) for m in messages)
 
 
 def with_plain_tools(messages: list[Message], tools: list[dict[str, Any]] | None) -> list[Message]:

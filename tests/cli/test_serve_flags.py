@@ -125,7 +125,10 @@ def test_every_flag_sets_something(started: Started) -> None:
     flags = {action.dest for action in parser._actions} - {"help", "config", "model_tag"}
     known = {field.name for kind in (EngineArgs, ServerSettings, Network) for field in fields(kind)}
     renamed = {"api_key", "served_model_name", "no_metrics_key", "disable_log_requests", "uvicorn_log_level"}
-    assert flags - known == renamed | {"max_num_queued_reqs", "shutdown_timeout", "health_timeout"}
+    imported = {"tool_parser_plugin", "reasoning_parser_plugin"}
+    accepted = {"enable_auto_tool_choice"}
+    limits = {"max_num_queued_reqs", "shutdown_timeout", "health_timeout"}
+    assert flags - known == renamed | imported | accepted | limits
     assert known - flags == {"api_keys", "served_model_names", "metrics_need_key", "log_requests", "log_level"}
 
 

@@ -260,7 +260,8 @@ def test_what_json_can_carry_and_other_encoders_cannot_does_no_harm() -> None:
 
     roomy = FakeAsyncEngine(max_model_len=4096)
     assert respond(roomy, tools=[tool()], tool_choice="none")["tools"] == [tool()]
-    assert "surrogate" in refused(tools=[tool(title="\ud800")], tool_choice="none")["message"]
+    roomy = FakeAsyncEngine(max_model_len=4096)
+    assert "surrogate" in refused(roomy, tools=[tool(title="\ud800")])["message"]
     engine = FakeAsyncEngine()
     engine.chat_template = "{{ messages[0].content }}{% if tools %}{% endif %}"
     odd = [tool(title="\ud800")]

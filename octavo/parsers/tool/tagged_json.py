@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from octavo.parsers.base import ToolParser
 from octavo.parsers.json_text import calls
-from octavo.parsers.source import SPACE, Steps, Tags
+from octavo.parsers.source import SPACE, Steps, Tags, nowhere
 
 
 class _TaggedJson(ToolParser):
@@ -20,10 +20,13 @@ class _TaggedJson(ToolParser):
 
     def read(self) -> Steps[None]:
         source, tags = self.source, Tags(*self.opening, *self.closing)
-        while tag := (yield from source.until(tags, self.content)):
+        tag = yield from source.until(tags, self.content)
+        while tag:
+            is_broken = False
             if tag in self.opening:
                 yield from source.run(SPACE)
-                yield from calls(self)
+                is_broken = (yield from calls(self)) and self.is_broken
+            tag = yield from source.until(tags, nowhere if is_broken else self.content)
 
 
 class HermesToolParser(_TaggedJson):

@@ -167,8 +167,10 @@ class MessagesRequest(SamplingExtras, PromptFields):
             "temperature": self.temperature,
             "top_p": self.top_p,
         }
-        if self.thinking is not None and self.thinking.type == "enabled":
-            fields["thinking_token_budget"] = self.thinking.budget_tokens
+        if self.thinking is not None:
+            fields["include_reasoning"] = self.thinking.display != "omitted"
+            if self.thinking.type == "enabled":
+                fields["thinking_token_budget"] = self.thinking.budget_tokens
         return chat_request(fields)
 
 

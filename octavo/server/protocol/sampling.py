@@ -37,11 +37,11 @@ _SAME_NAME = (
     "skip_special_tokens",
     "spaces_between_special_tokens",
     "stream_interval",
+    "thinking_token_budget",
 )
 _NOT_YET = (
     "structured_outputs",
     "use_beam_search",
-    "thinking_token_budget",
     "repetition_detection",
     "watermarking",
     "kv_transfer_params",
@@ -97,6 +97,7 @@ class SamplingFields(RequestModel):
     prompt_logprobs: int | None = None
     logprob_token_ids: list[int] | None = None
     stream_interval: int | None = None
+    thinking_token_budget: int | None = None  # most tokens of reasoning
     echo: bool | None = None
     add_special_tokens: bool | None = None
     truncate_prompt_tokens: int | None = None  # -1: as many as fit
@@ -110,7 +111,6 @@ class SamplingFields(RequestModel):
     # Refused with a reason unless null or false.
     structured_outputs: Any = None
     use_beam_search: Any = None
-    thinking_token_budget: Any = None
     repetition_detection: Any = None
     watermarking: Any = None
     kv_transfer_params: Any = None

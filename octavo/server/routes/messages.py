@@ -47,8 +47,7 @@ async def create_message(body: MessagesRequest, request: Request) -> Response:
     body.check()
     with named(CHAT_NAMES):
         chat = body.as_chat(conversation(body.system, body.messages))
-        shows_thinking = body.thinking is None or body.thinking.display != "omitted"
-        prompt, params, plan = await prepared(request, chat, include_reasoning=shows_thinking)
+        prompt, params, plan = await prepared(request, chat, None)
     # Clients ask for as many tokens as they can take; the context may have fewer.
     left = engine.model_config.max_model_len - len(prompt.token_ids)
     params.max_tokens = min(body.max_tokens, left)

@@ -57,7 +57,7 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
         if body.truncation == "auto":
             most = engine.model_config.max_model_len - (body.max_output_tokens or 1)
             chat = await without_oldest_turns(engine, settings, chat, most)
-        prompt, params, plan = await prepared(request, chat)
+        prompt, params, plan = await prepared(request, chat, body.max_output_tokens)
     check_room(engine, [prompt], body.max_output_tokens, "max_output_tokens")
 
     log = EventLog() if body.background and body.stream else None
