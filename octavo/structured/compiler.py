@@ -1,0 +1,157 @@
+"""GrammarCompiler: matchers of constraints, compiled within a time, off the caller's thread, and cached.
+
+The compiler itself can't be interrupted: what takes too long is refused, and goes on in its thread until its own
+bounds end it. It recurses as deep as a grammar refers from rule to rule, so its threads have a large stack.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from queue import SimpleQueue
+
+from octavo.errors import InvalidRequestError
+from octavo.structured import json_schema
+from octavo.structured.matcher import GrammarError, Matcher, TokenGrammars, gbnf_as_lark
+from octavo.structured.source import GrammarSource, is_lark, source_of
+from octavo.structured.vocabulary import Vocabulary
+from octavo.structured_params import StructuredOutputsParams
+
+MAX_SECONDS = 5.0
+MAX_CACHE_BYTES = 64 * 2**20
+_BYTES_PER_GRAMMAR = 256 * 2**10  # an entry counts as so much, and 32 times its text: measured on large schemas
+_BYTES_PER_CHARACTER = 32
+_STACK_BYTES = 256 * 2**20  # address space; memory is taken as it is used
+_NUM_THREADS = 2
+_MAX_PARTS = 64  # of a schema that are tried to find the one that is wrong
+
+
+class GrammarCompiler:
+    """Compiles for one vocabulary, which is asked for when the first grammar comes.
+
+    May be used from several threads.
+    """
+
+    def __init__(self, vocabulary: Callable[[], Vocabulary]) -> None:
+        self._make_vocabulary = vocabulary
+        self._grammars: TokenGrammars | None = None
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[GrammarSource, Matcher | InvalidRequestError] = OrderedDict()
+        self._cache_bytes = 0
+        self._under_way: dict[GrammarSource, Future[Matcher]] = {}
+        self._work: SimpleQueue[GrammarSource] = SimpleQueue()
+        self._num_threads = 0
+
+    def compile(self, params: StructuredOutputsParams) -> Matcher:
+        """The matcher of an output that has not begun; waits for it.
+
+        Raises:
+            InvalidRequestError: it can't be compiled, or not in MAX_SECONDS; naming the part that is wrong.
+        """
+        source = source_of(params)
+        try:
+            return self.submit(source).result(MAX_SECONDS).copy()
+        except FutureTimeout:
+            raise InvalidRequestError(
+                f"{source.param} takes longer than {MAX_SECONDS:g} seconds to compile; make it simpler",
+                param=source.param,
+            ) from None
+
+    def submit(self, source: GrammarSource) -> Future[Matcher]:
+        """The matcher to copy from, as soon as it is there; InvalidRequestError if it can't be compiled."""
+        with self._lock:
+            future: Future[Matcher] = Future()
+            if (cached := self._cache.get(source)) is not None:
+                self._cache.move_to_end(source)
+                if isinstance(cached, Matcher):
+                    future.set_result(cached)
+                else:  # a new one: each raise adds to an error's traceback
+                    future.set_exception(InvalidRequestError(str(cached), param=cached.param))
+                return future
+            if source in self._under_way:
+                return self._under_way[source]
+            self._under_way[source] = future
+            self._work.put(source)
+            if self._num_threads < min(_NUM_THREADS, len(self._under_way)):
+                self._start_thread()
+            return future
+
+    def _start_thread(self) -> None:
+        size = threading.stack_size(_STACK_BYTES)
+        try:
+            threading.Thread(target=self._run, name="octavo-grammar", daemon=True).start()
+        finally:
+            threading.stack_size(size)
+        self._num_threads += 1
+
+    def _run(self) -> None:
+        while True:
+            source = self._work.get()
+            result: Matcher | InvalidRequestError
+            failure: Exception | None = None
+            try:
+                result = self._compile(source)
+            except InvalidRequestError as error:
+                result = error
+            except Exception as error:  # of the vocabulary: it is nobody's grammar
+                failure = error
+            with self._lock:
+                future = self._under_way.pop(source)
+                if failure is None:
+                    self._remember(source, result)
+            if failure is not None:
+                future.set_exception(failure)
+            elif isinstance(result, Matcher):
+                future.set_result(result)
+            else:
+                future.set_exception(result)
+
+    def _remember(self, source: GrammarSource, result: Matcher | InvalidRequestError) -> None:
+        self._cache[source] = result
+        self._cache_bytes += _size(source)
+        while self._cache_bytes > MAX_CACHE_BYTES and len(self._cache) > 1:
+            oldest, _ = self._cache.popitem(last=False)
+            self._cache_bytes -= _size(oldest)
+
+    def _compile(self, source: GrammarSource) -> Matcher:
+        with self._lock:
+            grammars = self._grammars
+        if grammars is None:
+            grammars = TokenGrammars(self._make_vocabulary())
+            with self._lock:
+                self._grammars = grammars
+        try:
+            match source.kind:
+                case "json":
+                    return grammars.json(source.text, dict(source.options))
+                case "regex":
+                    return grammars.regex(source.text)
+                case _:
+                    return grammars.lark(source.text if is_lark(source.text) else gbnf_as_lark(source.text))
+        except GrammarError as error:
+            where = _wrong_part(grammars, source, str(error)) if source.kind == "json" else ""
+            raise InvalidRequestError(f"{source.param} can't be compiled{where}: {error}", param=source.param) from None
+
+
+def _wrong_part(grammars: TokenGrammars, source: GrammarSource, message: str) -> str:
+    """The smallest part of a schema that is refused with the same message."""
+    root = json.loads(source.text)
+    if not isinstance(root, dict):
+        return ""
+    pointers = sorted(json_schema.reachable(root), key=lambda pointer: -pointer.count("/"))
+    for pointer in pointers[:_MAX_PARTS]:
+        try:
+            grammars.json(json.dumps(json_schema.part(root, pointer)), dict(source.options))
+        except GrammarError as error:
+            if str(error) == message:
+                return f", at {pointer[:200]}"
+    return ""
+
+
+def _size(source: GrammarSource) -> int:
+    """What an entry of the cache is taken to hold, in bytes."""
+    return _BYTES_PER_GRAMMAR + _BYTES_PER_CHARACTER * len(source.text)
