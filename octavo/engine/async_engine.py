@@ -28,7 +28,7 @@ from octavo.observability.stats import EngineStats
 from octavo.observability.stats_log import StatsLog
 from octavo.outputs import RequestOutput
 from octavo.request import FinishReason
-from octavo.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+from octavo.sampling_params import RequestOutputKind, SamplingParams
 from octavo.tokenizer.load import Tokenizer
 
 logger = get_logger(__name__)
@@ -122,8 +122,8 @@ class AsyncEngine:
             OverloadedError: too many requests wait, or the engine is about to stop; the request did not start.
             EngineError: the request was ended by a failure; EngineDeadError: with all others, for good.
         """
-        if params.structured_outputs is not None:
-            await self._check_structure(params.structured_outputs)
+        if params.structured_outputs is not None and self.tokenizer is not None:
+            await self._compiler.check(params.structured_outputs)
         key = str(next(self._ids))  # ids of clients may come twice
         requests = self.inputs.requests(key, prompt, params, priority)
         self._check_open(len(requests))
@@ -151,11 +151,6 @@ class AsyncEngine:
                 self._times.discard(sequence_ids)
                 if self._cause_of_death is None:
                     self._process.send(Finish(sequence_ids, FinishReason.ABORT))
-
-    async def _check_structure(self, params: StructuredOutputsParams) -> None:
-        """Compile it here, so that what can't be compiled does not get as far as the engine. The loop goes on."""
-        if self.tokenizer is not None:  # else refused with the other fields
-            await asyncio.to_thread(self._compiler.compile, params)
 
     def _check_open(self, num_requests: int) -> None:
         if self._cause_of_death is not None:

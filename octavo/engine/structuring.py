@@ -13,7 +13,6 @@ from octavo.request import Request
 from octavo.structured.compiler import GrammarCompiler
 from octavo.structured.matcher import Matcher
 from octavo.structured.output_state import OutputState
-from octavo.structured.source import source_of
 
 logger = get_logger(__name__)
 
@@ -36,7 +35,7 @@ class Structuring:
     def add(self, request: Request) -> None:
         """Have the grammar of a request compiled. It was compiled before, where the request came in."""
         params = request.params.structured_outputs
-        future = None if params is None else self._compiler.submit(source_of(params))
+        future = None if params is None else self._compiler.submit(params)
         self._waiting[request.request_id] = (request, future)
 
     def ready(self) -> list[tuple[Request, OutputState | None]]:

@@ -6,6 +6,7 @@ bounds end it. It recurses as deep as a grammar refers from rule to rule, so its
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections import OrderedDict
@@ -27,6 +28,7 @@ _BYTES_PER_GRAMMAR = 256 * 2**10  # an entry counts as so much, and 32 times its
 _BYTES_PER_CHARACTER = 32
 _STACK_BYTES = 256 * 2**20  # address space; memory is taken as it is used
 _NUM_THREADS = 2
+_Key = tuple[str, bool, str, bool, bool, str | None]  # equal keys, equal grammars; the third is the text
 _MAX_PARTS = 64  # of a schema that are tried to find the one that is wrong
 
 
@@ -40,10 +42,10 @@ class GrammarCompiler:
         self._make_vocabulary = vocabulary
         self._grammars: TokenGrammars | None = None
         self._lock = threading.Lock()
-        self._cache: OrderedDict[GrammarSource, Matcher | InvalidRequestError] = OrderedDict()
+        self._cache: OrderedDict[_Key, Matcher | InvalidRequestError] = OrderedDict()
         self._cache_bytes = 0
-        self._under_way: dict[GrammarSource, Future[Matcher]] = {}
-        self._work: SimpleQueue[GrammarSource] = SimpleQueue()
+        self._under_way: dict[_Key, Future[Matcher]] = {}
+        self._work: SimpleQueue[tuple[_Key, StructuredOutputsParams]] = SimpleQueue()
         self._num_threads = 0
 
     def compile(self, params: StructuredOutputsParams) -> Matcher:
@@ -52,30 +54,39 @@ class GrammarCompiler:
         Raises:
             InvalidRequestError: it can't be compiled, or not in MAX_SECONDS; naming the part that is wrong.
         """
-        source = source_of(params)
         try:
-            return self.submit(source).result(MAX_SECONDS).copy()
+            return self.submit(params).result(MAX_SECONDS).copy()
         except FutureTimeout:
-            raise InvalidRequestError(
-                f"{source.param} takes longer than {MAX_SECONDS:g} seconds to compile; make it simpler",
-                param=source.param,
-            ) from None
+            raise _too_slow(params) from None
 
-    def submit(self, source: GrammarSource) -> Future[Matcher]:
+    async def check(self, params: StructuredOutputsParams) -> None:
+        """The same without the matcher, for an event loop, which goes on meanwhile."""
+        future = asyncio.wrap_future(self.submit(params))
+        try:
+            await asyncio.wait_for(asyncio.shield(future), MAX_SECONDS)
+        except asyncio.TimeoutError:
+            raise _too_slow(params) from None
+
+    def submit(self, params: StructuredOutputsParams) -> Future[Matcher]:
         """The matcher to copy from, as soon as it is there; InvalidRequestError if it can't be compiled."""
+        key = _key(params)
         with self._lock:
             future: Future[Matcher] = Future()
-            if (cached := self._cache.get(source)) is not None:
-                self._cache.move_to_end(source)
+            cached = self._cache.get(key)
+            if isinstance(cached, Matcher) and cached.spent:
+                self._forget(key)
+                cached = None
+            if cached is not None:
+                self._cache.move_to_end(key)
                 if isinstance(cached, Matcher):
                     future.set_result(cached)
                 else:  # a new one: each raise adds to an error's traceback
                     future.set_exception(InvalidRequestError(str(cached), param=cached.param))
                 return future
-            if source in self._under_way:
-                return self._under_way[source]
-            self._under_way[source] = future
-            self._work.put(source)
+            if key in self._under_way:
+                return self._under_way[key]
+            self._under_way[key] = future
+            self._work.put((key, params))
             if self._num_threads < min(_NUM_THREADS, len(self._under_way)):
                 self._start_thread()
             return future
@@ -90,19 +101,19 @@ class GrammarCompiler:
 
     def _run(self) -> None:
         while True:
-            source = self._work.get()
+            key, params = self._work.get()
             result: Matcher | InvalidRequestError
             failure: Exception | None = None
             try:
-                result = self._compile(source)
+                result = self._compile(source_of(params))
             except InvalidRequestError as error:
                 result = error
             except Exception as error:  # of the vocabulary: it is nobody's grammar
                 failure = error
             with self._lock:
-                future = self._under_way.pop(source)
+                future = self._under_way.pop(key)
                 if failure is None:
-                    self._remember(source, result)
+                    self._remember(key, result)
             if failure is not None:
                 future.set_exception(failure)
             elif isinstance(result, Matcher):
@@ -110,12 +121,15 @@ class GrammarCompiler:
             else:
                 future.set_exception(result)
 
-    def _remember(self, source: GrammarSource, result: Matcher | InvalidRequestError) -> None:
-        self._cache[source] = result
-        self._cache_bytes += _size(source)
+    def _remember(self, key: _Key, result: Matcher | InvalidRequestError) -> None:
+        self._cache[key] = result
+        self._cache_bytes += _size(key)
         while self._cache_bytes > MAX_CACHE_BYTES and len(self._cache) > 1:
-            oldest, _ = self._cache.popitem(last=False)
-            self._cache_bytes -= _size(oldest)
+            self._forget(next(iter(self._cache)))
+
+    def _forget(self, key: _Key) -> None:
+        del self._cache[key]
+        self._cache_bytes -= _size(key)
 
     def _compile(self, source: GrammarSource) -> Matcher:
         with self._lock:
@@ -152,6 +166,31 @@ def _wrong_part(grammars: TokenGrammars, source: GrammarSource, message: str) ->
     return ""
 
 
-def _size(source: GrammarSource) -> int:
+def _key(params: StructuredOutputsParams) -> _Key:
+    given = getattr(params, params.kind)
+    try:
+        text = given if isinstance(given, str) else json.dumps(given)
+    except (TypeError, ValueError, RecursionError) as error:
+        param = f"structured_outputs.{params.kind}"
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise InvalidRequestError(f"{param} can't be written as JSON: {reason}", param=param) from None
+    return (
+        params.kind,
+        isinstance(given, str),
+        text,
+        params.disable_any_whitespace,
+        params.disable_additional_properties,
+        params.whitespace_pattern,
+    )
+
+
+def _size(key: _Key) -> int:
     """What an entry of the cache is taken to hold, in bytes."""
-    return _BYTES_PER_GRAMMAR + _BYTES_PER_CHARACTER * len(source.text)
+    return _BYTES_PER_GRAMMAR + _BYTES_PER_CHARACTER * len(key[2])
+
+
+def _too_slow(params: StructuredOutputsParams) -> InvalidRequestError:
+    param = f"structured_outputs.{params.kind}"
+    return InvalidRequestError(
+        f"{param} takes longer than {MAX_SECONDS:g} seconds to compile; make it simpler", param=param
+    )

@@ -17,22 +17,37 @@ from numpy.typing import NDArray
 from octavo.structured.vocabulary import Vocabulary
 
 # What one mask may cost: a step waits for it. The defaults of llguidance allow several times as much.
-_LIMITS = llguidance.LLParserLimits(step_lexer_fuel=100_000, max_lexer_states=100_000, verbose_errors=False)
+_LIMITS = llguidance.LLParserLimits(step_lexer_fuel=100_000, max_lexer_states=30_000, verbose_errors=False)
 
 
 class GrammarError(ValueError):
     """A grammar that can't be compiled, in the words of the compiler."""
 
 
-class Matcher:
-    """One output on its way through a grammar. Copies are cheap; they share what they learn of the grammar."""
+class _Shared:
+    """What all copies of a matcher have in common."""
 
-    def __init__(self, matcher: llguidance.LLMatcher) -> None:
+    spent = False
+
+
+class Matcher:
+    """One output on its way through a grammar.
+
+    Copies are cheap: they share an automaton, which grows as outputs meet new places of the grammar.
+    """
+
+    def __init__(self, matcher: llguidance.LLMatcher, shared: _Shared | None = None) -> None:
         self._matcher = matcher
+        self._shared = shared or _Shared()
 
     def copy(self) -> Matcher:
         """Another output at the same place."""
-        return Matcher(self._matcher.deep_copy())
+        return Matcher(self._matcher.deep_copy(), self._shared)
+
+    @property
+    def spent(self) -> bool:
+        """Whether the automaton has reached its bounds, so that copies are of no use any more: compile it anew."""
+        return self._shared.spent
 
     def fill(self, row: NDArray[np.int32]) -> None:
         """Write which tokens may come next: bit i % 32 of word i // 32 for token i. Lets go of the interpreter lock."""
@@ -40,7 +55,10 @@ class Matcher:
 
     def consume(self, token_id: int) -> bool:
         """Go on by one token. False if the grammar does not allow it, or got too complex: then the output is over."""
-        return self._matcher.consume_token(token_id)
+        if self._matcher.consume_token(token_id):
+            return True
+        self._shared.spent |= "too " in self._matcher.get_error().lower()  # many items, expressions, states
+        return False
 
     @property
     def accepting(self) -> bool:
@@ -98,7 +116,8 @@ class TokenGrammars:
             allowed = np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little"))
             if step == 0 and set(allowed.tolist()) <= self._eos_token_ids:
                 raise GrammarError("it allows the empty output only")
-            matcher.consume_token(int(allowed[-1]))
+            if not matcher.consume_token(int(allowed[-1])):
+                raise GrammarError(f"it is too complex: {_first_words(matcher.get_error())}")
             if matcher.is_stopped():
                 return
 
@@ -133,6 +152,6 @@ class _Tokens:
 
 def _first_words(message: str) -> str:
     """A message of the compiler, short, on one line, without what it tells of itself."""
-    message = message.split("<non-verbose/>")[0]
+    message = message.split("<non-verbose/>")[0].split("while processing json-schema:")[0]
     text = " ".join(message.split())
     return text if len(text) <= 240 else text[:237] + "..."

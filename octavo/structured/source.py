@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from octavo.errors import InvalidRequestError, shown
@@ -27,16 +27,12 @@ _ESCAPED = re.compile(r"[^A-Za-z0-9]")
 
 @dataclass(frozen=True, slots=True)
 class GrammarSource:
-    """What is compiled. Equal sources have equal grammars."""
+    """What is compiled."""
 
     kind: Literal["json", "regex", "grammar"]
     text: str
     options: tuple[tuple[str, Any], ...] = ()  # the compiler's, for JSON
-    param: str = field(default="structured_outputs", compare=False)  # the field that it came from, for messages
-
-    @property
-    def num_bytes(self) -> int:
-        return len(self.text.encode("utf-8", "surrogatepass"))
+    param: str = "structured_outputs"  # the field that it came from, for messages
 
 
 def source_of(params: StructuredOutputsParams) -> GrammarSource:
