@@ -6,6 +6,7 @@ Both are made of the same steps; what is not streamed drops the events. It knows
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic_core import from_json
@@ -122,6 +123,12 @@ class MessageAnswer:
             {"type": "message_delta", "delta": self._stop, "usage": self._usage()},
             {"type": "message_stop"},
         ]
+
+    def whole(self, items: Sequence[PromptOutput]) -> dict[str, Any]:
+        """The `Message`, from all outputs."""
+        for item in items:
+            self.take(item)
+        return self.message()
 
     def message(self) -> dict[str, Any]:
         """The `Message` as it is now."""

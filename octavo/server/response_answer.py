@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -81,6 +81,12 @@ class ResponseAnswer:
             is_whole = completion.finish_reason != "length"
             events += self._end("completed" if is_whole else "incomplete")
         return events
+
+    def whole(self, items: Sequence[PromptOutput]) -> dict[str, Any]:
+        """The `ResponseObject`, from all outputs."""
+        for item in items:
+            self.take(item)
+        return self.response()
 
     def cancel(self) -> list[Event]:
         """Nobody wants the rest."""

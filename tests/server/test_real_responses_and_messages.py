@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
@@ -23,7 +23,10 @@ MODEL = "smol"
 QUESTION = "Name three colours of the rainbow, with an emoji each."
 PARAMETERS = {
     "type": "object",
-    "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}, "days": {"type": "integer"}},
+    "properties": {
+        "city": {"type": "string", "enum": ["Paris", "Rome"]},
+        "days": {"type": "integer", "minimum": 1, "maximum": 9},
+    },
     "required": ["city", "days"],
     "additionalProperties": False,
 }
@@ -35,7 +38,7 @@ TOOLS: Any = [{"name": f["name"], "description": f["description"], "input_schema
 
 
 class City(BaseModel):
-    name: str
+    name: Literal["Paris", "Rome"]
     has_river: bool
 
 
@@ -76,9 +79,9 @@ def blocks(message: Any) -> list[Any]:
 
 def test_a_response_is_what_llm_says_whole_and_streamed(openai: OpenAI, default_llm: LLM) -> None:
     (alone,) = default_llm.chat(
-        [{"role": "user", "content": QUESTION}], SamplingParams(temperature=0, max_tokens=200), use_tqdm=False
+        [{"role": "user", "content": QUESTION}], SamplingParams(temperature=0, max_tokens=60), use_tqdm=False
     )
-    fields: Any = {"model": MODEL, "input": QUESTION, "temperature": 0, "max_output_tokens": 200}
+    fields: Any = {"model": MODEL, "input": QUESTION, "temperature": 0, "max_output_tokens": 60}
     answer = openai.responses.create(**fields)
     assert answer.output_text == alone.outputs[0].text
     assert answer.usage is not None
@@ -89,7 +92,17 @@ def test_a_response_is_what_llm_says_whole_and_streamed(openai: OpenAI, default_
     assert said(events[-1].response) == said(answer)  # type: ignore[union-attr]
     again = openai.responses.retrieve(answer.id)
     assert again.to_dict() == answer.to_dict()
-    assert openai.responses.create(**fields).usage.input_tokens_details.cached_tokens > 0  # type: ignore[union-attr]
+
+
+def test_cached_tokens_are_told(openai: OpenAI, anthropic: Anthropic) -> None:
+    text = QUESTION * 20
+    openai.responses.create(model=MODEL, input=text, max_output_tokens=1)
+    usage = openai.responses.create(model=MODEL, input=text, max_output_tokens=1).usage
+    assert usage is not None
+    assert usage.input_tokens > usage.input_tokens_details.cached_tokens > 0
+    answer = anthropic.messages.create(model=MODEL, max_tokens=1, messages=[{"role": "user", "content": text}])
+    assert answer.usage.cache_read_input_tokens == usage.input_tokens_details.cached_tokens
+    assert answer.usage.input_tokens == usage.input_tokens - usage.input_tokens_details.cached_tokens
 
 
 def test_a_message_is_what_llm_says_whole_and_streamed(anthropic: Anthropic, default_llm: LLM) -> None:
@@ -115,6 +128,7 @@ def test_a_tool_loop_by_responses(openai: OpenAI, choice: Any, streamed: bool) -
         "model": MODEL,
         "tools": FUNCTIONS,
         "tool_choice": choice,
+        "parallel_tool_calls": False,
         "temperature": 1.0,
         "extra_body": {"seed": 3},
     }
@@ -126,10 +140,10 @@ def test_a_tool_loop_by_responses(openai: OpenAI, choice: Any, streamed: bool) -
             return stream.get_final_response()
 
     asked = ask(input="What is the weather in Paris for two days?")
-    for _ in range(3):
+    for _ in range(2):
         assert asked.status == "completed"
         calls = [item for item in asked.output if item.type == "function_call"]
-        assert len(calls) == len(asked.output) >= 1
+        assert len(calls) == len(asked.output) == 1
         results = []
         for call in calls:
             assert call.name == "get_forecast" or choice == "required"
@@ -141,12 +155,14 @@ def test_a_tool_loop_by_responses(openai: OpenAI, choice: Any, streamed: bool) -
         asked = ask(input=results, previous_response_id=asked.id)
 
 
-@pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "get_forecast"}])
+@pytest.mark.parametrize(
+    "choice", [{"type": "any", "disable_parallel_tool_use": True}, {"type": "tool", "name": "get_forecast"}]
+)
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_tool_loop_by_messages(anthropic: Anthropic, choice: Any, streamed: bool) -> None:
     messages: Any = [{"role": "user", "content": "What is the weather in Paris for two days?"}]
     fields: Any = {"model": MODEL, "max_tokens": 300, "tools": TOOLS, "tool_choice": choice, "extra_body": {"seed": 3}}
-    for _ in range(3):
+    for _ in range(2):
         if streamed:
             with anthropic.messages.stream(**fields, messages=messages) as stream:
                 asked: Any = stream.get_final_message()
@@ -164,12 +180,15 @@ def test_a_tool_loop_by_messages(anthropic: Anthropic, choice: Any, streamed: bo
 
 
 def test_streams_of_calls_are_the_whole_under_greedy_decoding(openai: OpenAI, anthropic: Anthropic) -> None:
-    fields: Any = {"model": MODEL, "input": "Weather?", "tools": FUNCTIONS, "tool_choice": "required", "temperature": 0}
+    fields: Any = {
+        "model": MODEL, "input": "Weather?", "tools": FUNCTIONS, "tool_choice": "required", "temperature": 0,
+        "parallel_tool_calls": False,
+    }  # fmt: skip
     with openai.responses.stream(**fields) as stream:
         assert said(stream.get_final_response()) == said(openai.responses.create(**fields))
     asked: Any = {
         "model": MODEL, "max_tokens": 300, "messages": [{"role": "user", "content": "Weather?"}], "tools": TOOLS,
-        "tool_choice": {"type": "any"}, "extra_body": {"temperature": 0},
+        "tool_choice": {"type": "any", "disable_parallel_tool_use": True}, "extra_body": {"temperature": 0},
     }  # fmt: skip
     with anthropic.messages.stream(**asked) as messages:
         assert blocks(messages.get_final_message()) == blocks(anthropic.messages.create(**asked))
@@ -190,14 +209,14 @@ def test_async_clients(server: RealServer) -> None:
     async def run() -> None:
         async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as openai:
             async with openai.responses.stream(
-                model=MODEL, input="Weather?", tools=FUNCTIONS, tool_choice="required"
+                model=MODEL, input="Weather?", tools=FUNCTIONS, tool_choice={"type": "function", "name": "get_weather"}
             ) as stream:
                 final = await stream.get_final_response()
             assert {item.type for item in final.output} == {"function_call"}
         async with AsyncAnthropic(base_url=server.url, api_key="none") as anthropic:
             asked: Any = {"messages": [{"role": "user", "content": "Weather?"}], "tools": TOOLS}
             async with anthropic.messages.stream(
-                model=MODEL, max_tokens=300, tool_choice={"type": "any"}, **asked
+                model=MODEL, max_tokens=300, tool_choice={"type": "tool", "name": "get_weather"}, **asked
             ) as messages:
                 assert (await messages.get_final_message()).stop_reason == "tool_use"
 

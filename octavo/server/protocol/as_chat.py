@@ -64,5 +64,9 @@ def named(names: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     except RequestError as error:
-        error.param = names.get(error.param or "", error.param)
+        given = error.param
+        if given is not None and given in names:
+            error.param = names[given]
+            if str(error).startswith(given):
+                error.args = (error.param + str(error)[len(given) :],)
         raise

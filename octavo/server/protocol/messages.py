@@ -12,8 +12,7 @@ from octavo.server.protocol.base import RequestModel
 from octavo.server.protocol.chat import ChatCompletionRequest
 from octavo.server.protocol.sampling import refuse
 
-# What the chat completion calls otherwise.
-CHAT_NAMES = {
+_NAMES = {
     "stop": "stop_sequences",
     "response_format": "output_config.format",
     "reasoning_effort": "output_config.effort",
@@ -66,6 +65,14 @@ class PromptFields(RequestModel):
     # Accepted as hints that ask for nothing here.
     cache_control: dict[str, Any] | None = None  # prefixes are cached as they come
     speed: str | None = None
+
+    def names(self) -> dict[str, str]:
+        """What the chat completion calls otherwise."""
+        if self.tool_choice is not None and self.tool_choice.type in ("any", "tool"):
+            return {**_NAMES, "structured_outputs.json": "tools"}
+        if self.output_config is not None and self.output_config.format is not None:
+            return {**_NAMES, "structured_outputs.json": "output_config.format.schema"}
+        return _NAMES
 
     def chat_fields(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
         """The fields of the chat completion. `messages` are the whole conversation in its form.

@@ -27,8 +27,7 @@ _INCLUDABLE = (
     "code_interpreter_call.outputs",
 )
 _MAX_METADATA = (16, 64, 512)  # pairs, characters of a key, characters of a value
-# What the chat completion calls otherwise.
-CHAT_NAMES = {
+_NAMES = {
     "messages": "input",
     "max_completion_tokens": "max_output_tokens",
     "response_format": "text.format",
@@ -118,6 +117,14 @@ class InputFields(RequestModel):
                 raise refuse(name)
         if not self.input and self.previous_response_id is None:
             raise InvalidRequestError("input is missing or empty; give text or a list of input items", param="input")
+
+    def names(self) -> dict[str, str]:
+        """What the chat completion calls otherwise."""
+        if self.tool_choice == "required" or isinstance(self.tool_choice, dict):
+            return {**_NAMES, "structured_outputs.json": "tools"}
+        if self.text is not None and self.text.format is not None:
+            return {**_NAMES, "structured_outputs.json": "text.format.schema"}
+        return _NAMES
 
     def chat_fields(self) -> dict[str, Any]:
         """The fields of the chat completion, but its messages.

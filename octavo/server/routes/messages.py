@@ -16,7 +16,6 @@ from octavo.server.message_input import conversation
 from octavo.server.prompts import chat_token_ids
 from octavo.server.protocol.as_chat import named
 from octavo.server.protocol.messages import (
-    CHAT_NAMES,
     CountTokensRequest,
     Message,
     MessageError,
@@ -45,12 +44,14 @@ async def create_message(body: MessagesRequest, request: Request) -> Response:
     headers = ignored_fields(request, body)
     model = check_model(request, body.model)
     body.check()
-    with named(CHAT_NAMES):
+    with named(body.names()):
         chat = body.as_chat(conversation(body.system, body.messages))
         prompt, params, plan = await prepared(request, chat, None)
     # Clients ask for as many tokens as they can take; the context may have fewer.
     left = engine.model_config.max_model_len - len(prompt.token_ids)
     params.max_tokens = min(body.max_tokens, left)
+    if params.reasoning_markers is None:
+        params.thinking_token_budget = None  # where no thinking can be told, none goes beyond it
 
     answer = MessageAnswer(
         id=new_id("msg"),
@@ -60,15 +61,10 @@ async def create_message(body: MessagesRequest, request: Request) -> Response:
         count=TokenCount([prompt], with_details=True),
     )
     outputs = generate(engine, answer.id, [prompt], params, body.priority or 0)
-    if body.stream:
-        return await stream(request, outputs, MessageEvents(answer), headers)
-
-    def whole(items: Any) -> dict[str, Any]:
-        for item in items:
-            answer.take(item)
-        return answer.message()
-
-    return await answer_once(request, outputs, whole, headers)
+    with named(body.names()):
+        if body.stream:
+            return await stream(request, outputs, MessageEvents(answer), headers)
+        return await answer_once(request, outputs, answer.whole, headers)
 
 
 @router.post("/v1/messages/count_tokens", response_model=MessageTokensCount)
@@ -76,7 +72,7 @@ async def count_tokens(body: CountTokensRequest, request: Request) -> Response:
     """How many tokens the same fields are as the prompt of a message. Any length goes."""
     headers = ignored_fields(request, body)
     check_model(request, body.model)
-    with named(CHAT_NAMES):
+    with named(body.names()):
         chat = body.as_chat(conversation(body.system, body.messages))
         ids = await chat_token_ids(engine_of(request), settings_of(request), chat)
     return JSONResponse({"input_tokens": len(ids)}, headers=headers)

@@ -19,7 +19,6 @@ from octavo.server.logprobs import TokenTexts
 from octavo.server.prompts import chat_token_ids, check_room
 from octavo.server.protocol.as_chat import named
 from octavo.server.protocol.responses import (
-    CHAT_NAMES,
     DeletedResponse,
     InputFields,
     InputTokensCount,
@@ -52,7 +51,7 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
     body.check()
     store = _stores(request, body)
     messages = said(body.input, _earlier(request, body), responses_of(request).item)
-    with named(CHAT_NAMES):
+    with named(body.names()):
         chat = body.as_chat(instructed(body.instructions, messages))
         if body.truncation == "auto":
             most = engine.model_config.max_model_len - (body.max_output_tokens or 1)
@@ -73,18 +72,14 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
         on_end=partial(_keep, request, messages, bool(body.background), log) if store else lambda answer: None,
     )
     outputs = generate(engine, answer.id, [prompt], params, body.priority or 0)
-    if body.background:
-        background_of(request).start(answer, outputs, log)
-        return _json(answer, headers) if log is None else await stream(request, log.follow(0), Followed(), headers)
-    if body.stream:
-        return await stream(request, outputs, ResponseEvents(answer), headers)
-
-    def whole(items: Any) -> dict[str, Any]:
-        for item in items:
-            answer.take(item)
-        return answer.response()
-
-    return await answer_once(request, outputs, whole, headers)
+    with named(body.names()):
+        if body.background:
+            engine.inputs.requests(answer.id, prompt, params, body.priority or 0)  # what is wrong is told at once
+            background_of(request).start(answer, outputs, log)
+            return _json(answer, headers) if log is None else await stream(request, log.follow(0), Followed(), headers)
+        if body.stream:
+            return await stream(request, outputs, ResponseEvents(answer), headers)
+        return await answer_once(request, outputs, answer.whole, headers)
 
 
 @router.post("/v1/responses/input_tokens", response_model=InputTokensCount)
@@ -94,7 +89,7 @@ async def count_input_tokens(body: InputTokensRequest, request: Request) -> Resp
     check_model(request, body.model)
     body.check_input()
     messages = said(body.input, _earlier(request, body), responses_of(request).item)
-    with named(CHAT_NAMES):
+    with named(body.names()):
         chat = body.as_chat(instructed(body.instructions, messages))
         ids = await chat_token_ids(engine_of(request), settings_of(request), chat)
     return JSONResponse({"object": "response.input_tokens", "input_tokens": len(ids)}, headers=headers)
