@@ -14,6 +14,7 @@ from tqdm import tqdm
 from octavo.config import DEFAULT_MODEL, EngineArgs, EngineConfig
 from octavo.engine.build import open_model, start_engine
 from octavo.engine.client import EngineClient
+from octavo.engine.grammars import grammar_compiler
 from octavo.engine.inputs import InputProcessor, Prompt
 from octavo.engine.outputs import OutputProcessor
 from octavo.errors import ConfigError, InvalidRequestError, shown, unknown_name
@@ -64,10 +65,13 @@ class LLM:
         self._tokenizer = opened.tokenizer()
         self._chat_template = opened.chat_template
         self._defaults = opened.defaults
-        self._inputs = InputProcessor(opened.config.model, opened.config.scheduler, self._tokenizer, opened.defaults)
+        compiler = grammar_compiler(opened, lambda: self._tokenizer)
+        self._inputs = InputProcessor(
+            opened.config.model, opened.config.scheduler, self._tokenizer, opened.defaults, compiler
+        )
         self._outputs = OutputProcessor(self._tokenizer)
         self._num_requests = 0
-        self._engine: EngineClient = start_engine(opened.config)
+        self._engine: EngineClient = start_engine(opened.config, compiler)
         logger.info("%r is ready after %.1f s", self, time.perf_counter() - started)
 
     @classmethod

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from octavo.kernels import torch_sampling
+from octavo.kernels.triton_bitmask import apply_bitmask_
 from octavo.kernels.triton_logprobs import gather_logprobs
 from octavo.kernels.triton_penalties import apply_penalties_
 from octavo.kernels.triton_sampling import argmax, sample
@@ -36,6 +37,9 @@ class GPUSampling:
         columns = self._upload(temperature, min_p, top_k, top_p, uniforms)
         names = ("temperature", "min_p", "top_k", "top_p", "uniforms")
         return sample(logits, **dict(zip(names, columns, strict=True)), any_top_k=any_top_k, any_top_p=any_top_p)
+
+    def apply_bitmask_(self, logits: Tensor, rows: Tensor, words: Tensor) -> None:
+        apply_bitmask_(logits, *self._upload(rows, words))
 
     def penalize_(
         self,

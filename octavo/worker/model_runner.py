@@ -6,11 +6,12 @@ It applies the batch to its rows, runs the model, samples, and reads the result.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from octavo.batch import NewRequest, ScheduledBatch, StepOutput
+from octavo.batch import GrammarBitmask, NewRequest, ScheduledBatch, StepOutput
 from octavo.models.base import CausalLM
 from octavo.request import TokenLogprobs
 from octavo.sampling.logprobs import prompt_logprobs
@@ -47,7 +48,8 @@ class ModelRunner:
         output = StepOutput(step_id=batch.step_id, request_ids=batch.sampled_request_ids, token_ids=[])
         if self._prompt_scored:
             output.prompt_logprobs = self._score_prompts(inputs, hidden)
-        return LaunchedStep(output, self._sample(inputs, hidden, logits) if len(inputs.sampled_rows) else None)
+        sampler = partial(self._sample, inputs, hidden, logits) if len(inputs.sampled_rows) else None
+        return LaunchedStep(output, sampler, awaits_bitmask=batch.awaits_bitmask)
 
     def reset(self) -> None:
         """Forget all requests, after a step that failed."""
@@ -65,7 +67,9 @@ class ModelRunner:
             if new.params.prompt_logprobs is not None or new.params.prompt_logprob_token_ids is not None:
                 self._prompt_scored[new.request_id] = new
 
-    def _sample(self, inputs: StepInputs, hidden: Tensor, logits: Tensor | None) -> SamplerOutput:
+    def _sample(
+        self, inputs: StepInputs, hidden: Tensor, logits: Tensor | None, bitmask: GrammarBitmask | None
+    ) -> SamplerOutput:
         sampled_rows = inputs.sampled_of(hidden if logits is None else logits)
         logits = self._model.compute_logits(sampled_rows) if logits is None else sampled_rows
         slots = inputs.slots[inputs.sampled_rows]
@@ -74,7 +78,7 @@ class ModelRunner:
             num_tokens=self._rows.num_tokens[slots],
             num_prompt_tokens=self._rows.num_prompt_tokens[slots],
         )
-        sampled = self._sampler.sample(logits, slots, history)
+        sampled = self._sampler.sample(logits, slots, history, bitmask)
         self._rows.append_sampled(inputs, sampled.token_ids)
         return sampled
 

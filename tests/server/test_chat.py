@@ -233,10 +233,10 @@ def test_an_empty_model_is_the_first_one_and_an_unknown_one_is_404() -> None:
 @pytest.mark.parametrize(
     ("fields", "param", "words"),
     [
-        ({"response_format": {"type": "json_object"}}, "response_format", "json_object.*not supported yet"),
-        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format", "not supported yet"),
-        ({"structured_outputs": {"regex": "a"}}, "structured_outputs", "not supported yet"),
-        ({"guided_json": {"type": "object"}}, "guided_json", "not supported yet"),
+        ({"response_format": {"type": "xml"}}, "response_format", "json_schema or structural_tag, got 'xml'"),
+        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format", "json_schema.schema"),
+        ({"structured_outputs": {}}, "structured_outputs", "exactly one of.*got none"),
+        ({"guided_json": {"type": "object"}}, "guided_json", "use structured_outputs"),
         ({"use_beam_search": True}, "use_beam_search", "not supported yet"),
         ({"functions": [{}]}, "functions", "not supported yet"),
         ({"chat_template": "{{ x }}"}, "chat_template", "--chat-template"),
