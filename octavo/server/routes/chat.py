@@ -52,7 +52,7 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request) 
     plan.prepare(params)
 
     answer = _answer(request, body, model, prompt, params, plan)
-    outputs = generate(engine, answer.id, [prompt], params, body.priority or 0)
+    outputs = plan.outputs(generate(engine, answer.id, [prompt], params, body.priority or 0))
     if body.stream:
         chunks = ChatChunks(answer, params.n, usage_at_end=at_end, usage_everywhere=everywhere)
         return await stream(request, outputs, chunks, headers)
