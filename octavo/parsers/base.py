@@ -19,7 +19,6 @@ from octavo.parsers.pieces import (
     ReasoningDelta,
     ToolCallEnd,
     ToolCallStart,
-    joined,
 )
 from octavo.parsers.source import Source, Steps
 
@@ -40,6 +39,8 @@ class Parser:
         self.source = Source()
         self.spans: list[int] = []
         self._pieces: list[Piece] = []
+        self._kind: type[Piece] | None = None  # of the piece to which `_texts` belong
+        self._texts: list[str] = []
         self._steps = self.read()
 
     def read(self) -> Steps[None]:
@@ -57,17 +58,32 @@ class Parser:
         return self._advance()
 
     def content(self, text: str) -> None:
-        if text:
-            self._pieces.append(ContentDelta(text))
+        self._add(ContentDelta, text)
 
     def reasoning(self, text: str) -> None:
+        self._add(ReasoningDelta, text)
+
+    def _add(self, kind: type[Piece], text: str) -> None:
         if text:
-            self._pieces.append(ReasoningDelta(text))
+            if kind is not self._kind:
+                self._close_piece()
+                self._kind = kind
+            self._texts.append(text)
+
+    def _close_piece(self) -> None:
+        """Make a piece of the texts that belong together."""
+        if self._texts:
+            self._pieces.append(self._piece("".join(self._texts)))
+        self._kind, self._texts = None, []
+
+    def _piece(self, text: str) -> Piece:
+        return ContentDelta(text) if self._kind is ContentDelta else ReasoningDelta(text)
 
     def _advance(self) -> list[Piece]:
         next(self._steps, None)
+        self._close_piece()
         pieces, self._pieces = self._pieces, []
-        return joined(pieces) if len(pieces) > 1 else pieces
+        return pieces
 
 
 class ToolParser(Parser):
@@ -98,14 +114,14 @@ class ToolParser(Parser):
         return f"call_{os.urandom(12).hex()}"
 
     def finish(self) -> list[Piece]:
-        pieces = super().finish()
+        self.source.end()
+        next(self._steps, None)
         if self._open:
             self.end_call(complete=False)
         if not self._after_call:
             super().content("".join(self._space))
         self._space = []
-        rest, self._pieces = self._pieces, []
-        return joined(pieces + rest)
+        return self._advance()
 
     def content(self, text: str) -> None:
         if self._after_call:
@@ -127,18 +143,22 @@ class ToolParser(Parser):
         self._space = []
         self._after_call = True
         self._open = True
+        self._close_piece()
         self._pieces.append(ToolCallStart(self._num_calls, call_id or self.new_id(), name))
 
     def arguments(self, text: str) -> None:
         """More of the JSON of the call that was started."""
-        if text:
-            self._pieces.append(ArgumentsDelta(self._num_calls, text))
+        self._add(ArgumentsDelta, text)
 
     def end_call(self, *, complete: bool = True) -> None:
         self._open = False
         self.is_broken = not complete
+        self._close_piece()
         self._pieces.append(ToolCallEnd(self._num_calls, complete))
         self._num_calls += 1
+
+    def _piece(self, text: str) -> Piece:
+        return ArgumentsDelta(self._num_calls, text) if self._kind is ArgumentsDelta else super()._piece(text)
 
 
 class Opening(enum.Enum):

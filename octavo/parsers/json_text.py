@@ -14,7 +14,7 @@ from octavo.parsers.base import ToolParser
 from octavo.parsers.source import SPACE, Source, Steps, Tags, Write
 
 _IN_STRING = re.compile(r'[^"\\\x00-\x1f]*')
-_BETWEEN = re.compile(r'[^"{}\[\]]*')
+_UP_TO_END_OR_STRING = re.compile(r'[^"}\]]*')
 _SCALAR = re.compile(r"[-+.0-9A-Za-z]*")
 _NAMES = frozenset({"name"})
 _ARGUMENTS = frozenset({"arguments", "parameters"})
@@ -71,8 +71,14 @@ def value(source: Source, write: Write) -> Steps[bool]:
         yield from source.run(_SCALAR, write)
         return source.offset > num_before
     depth = 0
+
+    def opened(text: str) -> None:
+        nonlocal depth
+        depth += text.count("{") + text.count("[")
+        write(text)
+
     while True:
-        yield from source.run(_BETWEEN, write)
+        yield from source.run(_UP_TO_END_OR_STRING, opened)
         char = yield from source.peek()
         if char == '"':
             if not (yield from string(source, write)):
@@ -82,7 +88,7 @@ def value(source: Source, write: Write) -> Steps[bool]:
             return False
         source.skip()
         write(char)
-        depth += 1 if char in "{[" else -1
+        depth -= 1
         if depth == 0:
             return True
 

@@ -22,7 +22,8 @@ _ESCAPED = {
     "\\": "\\", "'": "'", '"': '"', "/": "/", "\n": "",
 }  # fmt: skip
 _NUM_HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
-_CLOSING = {"[": "]", "(": ")", "{": "}"}
+_LISTS = re.compile(r"[\[(]*")
+_CLOSING = {"[": "]", "(": ")"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +64,18 @@ def literal(source: Source, write: Write, spelling: Spelling, *, before: str = "
                     return (yield from _broken(source, stack, write))
                 before += key
                 char = yield from _next(source)
-            if char in _CLOSING:
+            if char == "{":
                 source.skip()
-                stack.append(_CLOSING[char])
-                write(before + ("{" if char == "{" else "["))
+                stack.append("}")
+                write(before + "{")
+                before = ""
+                continue
+            if char in ("[", "("):
+                opened: list[str] = []
+                yield from source.run(_LISTS, opened.append)
+                text = "".join(opened)
+                stack += [_CLOSING[bracket] for bracket in text]
+                write(before + "[" * len(text))
                 before = ""
                 continue
             if not (yield from _scalar(source, char, before, write, spelling)):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import zip_longest
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,22 +93,3 @@ class Reply:
         reply.content = "".join(content) if content else None
         reply.reasoning = "".join(reasoning) if reasoning else None
         return reply
-
-
-def joined(pieces: list[Piece]) -> list[Piece]:
-    """The same pieces, neighbours of one kind as one."""
-    merged: list[Piece] = []
-    texts: list[str] = []
-    for piece, then in zip_longest(pieces, pieces[1:]):
-        if isinstance(piece, ToolCallStart | ToolCallEnd):
-            merged.append(piece)
-            continue
-        texts.append(piece.text)
-        if type(then) is not type(piece):
-            text = "".join(texts)
-            texts = []
-            if isinstance(piece, ArgumentsDelta):
-                merged.append(ArgumentsDelta(piece.index, text))
-            else:
-                merged.append(type(piece)(text))
-    return merged

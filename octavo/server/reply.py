@@ -4,6 +4,7 @@ It stands between the engine's outputs and all APIs that have messages, and know
 
     plan = ReplyPlan(formats_of(request), tools, prompt, engine.tokenizer)   # tools: a ToolRequest
     plan.prepare(params)                                                     # before the request goes to the engine
+    outputs = plan.outputs(generate(...))                                    # names tools in errors about their schemas
     reader = plan.reader()                                                   # one for each of the n choices
     pieces = reader.read(completion)                                         # of every output, deltas or the whole
     reader.finish_reason(completion), reader.num_reasoning_tokens
@@ -15,11 +16,12 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from octavo.engine.inputs import Prompt
-from octavo.errors import InvalidRequestError
+from octavo.errors import InvalidRequestError, RequestError
 from octavo.log import get_logger
 from octavo.outputs import CompletionOutput
 from octavo.parsers.base import Opening, ReasoningParser, ToolParser
@@ -30,6 +32,7 @@ from octavo.parsers.registry import REASONING_PARSERS, TOOL_PARSERS
 from octavo.parsers.reply import ReplyParser
 from octavo.parsers.tools import ToolRequest
 from octavo.sampling_params import ReasoningMarkers, SamplingParams, StructuredOutputsParams
+from octavo.server.generation import Outputs
 from octavo.server.settings import ServerSettings
 from octavo.tokenizer.chat_template import knows_tools
 from octavo.tokenizer.detokenizer import IncrementalDetokenizer
@@ -152,6 +155,19 @@ class ReplyPlan:
                 param="tool_choice",
             )
         params.structured_outputs = StructuredOutputsParams(json=self._schema())
+
+    async def outputs(self, outputs: Outputs) -> Outputs:
+        """The engine's outputs of this request, whose errors about the tools' schemas name the tools."""
+        async with aclosing(outputs):
+            try:
+                async for item in outputs:
+                    yield item
+            except RequestError as error:
+                if not self._tools.is_forced or not (error.param or "").startswith("structured_outputs"):
+                    raise
+                raise InvalidRequestError(
+                    f"the schemas of the tools can't be enforced: {error}", param="tools"
+                ) from None
 
     def reader(self) -> ReplyReader:
         """What reads one choice."""

@@ -50,7 +50,7 @@ def test_the_meaning_and_the_cuts(name: str, transcript: Transcript) -> None:
     for cut in range(1, len(text)):
         assert meaning(Reply.of(in_pieces(parser_of(name), parts_of(text, [cut])))) == expected
     rng = random.Random(len(text))
-    for _ in range(50):
+    for _ in range(15):
         cuts = [rng.randint(0, len(text)) for _ in range(2)]
         assert meaning(Reply.of(in_pieces(parser_of(name), parts_of(text, cuts)))) == expected
 

@@ -68,8 +68,6 @@ class PromptFields(RequestModel):
 
     def names(self) -> dict[str, str]:
         """What the chat completion calls otherwise."""
-        if self.tool_choice is not None and self.tool_choice.type in ("any", "tool"):
-            return {**_NAMES, "structured_outputs.json": "tools"}
         if self.output_config is not None and self.output_config.format is not None:
             return {**_NAMES, "structured_outputs.json": "output_config.format.schema"}
         return _NAMES

@@ -120,8 +120,6 @@ class InputFields(RequestModel):
 
     def names(self) -> dict[str, str]:
         """What the chat completion calls otherwise."""
-        if self.tool_choice == "required" or isinstance(self.tool_choice, dict):
-            return {**_NAMES, "structured_outputs.json": "tools"}
         if self.text is not None and self.text.format is not None:
             return {**_NAMES, "structured_outputs.json": "text.format.schema"}
         return _NAMES

@@ -41,7 +41,7 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request) 
     check_room(engine, [turn.prompt], asked, body.max_tokens_field)
 
     answer = _answer(request, body, model, turn)
-    outputs = generate(engine, answer.id, [turn.prompt], turn.params, body.priority or 0)
+    outputs = turn.plan.outputs(generate(engine, answer.id, [turn.prompt], turn.params, body.priority or 0))
     if body.stream:
         chunks = ChatChunks(answer, turn.params.n, usage_at_end=at_end, usage_everywhere=everywhere)
         return await stream(request, outputs, chunks, headers)

@@ -60,7 +60,7 @@ async def create_message(body: MessagesRequest, request: Request) -> Response:
         reader=plan.reader(),
         count=TokenCount([prompt], with_details=True),
     )
-    outputs = generate(engine, answer.id, [prompt], params, body.priority or 0)
+    outputs = plan.outputs(generate(engine, answer.id, [prompt], params, body.priority or 0))
     with named(body.names()):
         if body.stream:
             return await stream(request, outputs, MessageEvents(answer), headers)

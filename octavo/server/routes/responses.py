@@ -71,7 +71,7 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
         count=TokenCount([prompt], with_details=True),
         on_end=partial(_keep, request, messages, bool(body.background), log) if store else lambda answer: None,
     )
-    outputs = generate(engine, answer.id, [prompt], params, body.priority or 0)
+    outputs = plan.outputs(generate(engine, answer.id, [prompt], params, body.priority or 0))
     with named(body.names()):
         if body.background:
             engine.inputs.requests(answer.id, prompt, params, body.priority or 0)  # what is wrong is told at once
