@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from octavo.kernels import torch_sampling
+from octavo.kernels.triton_bitmask import apply_bitmask_
 from octavo.kernels.triton_logprobs import gather_logprobs
 from octavo.kernels.triton_penalties import apply_penalties_
 from octavo.kernels.triton_sampling import argmax, sample
@@ -41,6 +42,9 @@ class GPUSampling:
     ) -> Tensor:
         """`draw` with columns that the device has, and launches that are the same for all of their values."""
         return sample(logits, temperature, min_p, top_k, top_p, uniforms)
+
+    def apply_bitmask_(self, logits: Tensor, rows: Tensor, words: Tensor) -> None:
+        apply_bitmask_(logits, *self._upload(rows, words))
 
     def penalize_(
         self,

@@ -1,7 +1,8 @@
 """Sampler: one token for each row of logits, each row by its own request's parameters.
 
-The order of the steps is vLLM's: log probabilities from the raw logits; constraints (allowed tokens, bad words,
-min_tokens, bias); penalties; then argmax for greedy rows, and temperature, min_p, top_k, top_p and a draw for others.
+The order of the steps is vLLM's: what a grammar allows; log probabilities from the raw logits; constraints (allowed
+tokens, bad words, min_tokens, bias); penalties; then argmax for greedy rows, and temperature, min_p, top_k, top_p and a
+draw for others.
 Knows slots, not requests' names: the worker decides which request has which slot.
 """
 
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from octavo.batch import NewRequest
+from octavo.batch import GrammarBitmask, NewRequest
 from octavo.sampling.constraints import Constraints
 from octavo.sampling.history import History
 from octavo.sampling.kernels import SamplingKernels
@@ -122,7 +123,13 @@ class Sampler:
         self._constraints.remove(slot)
         self._logprob_token_ids.pop(slot, None)
 
-    def sample(self, logits: Tensor, slots: Tensor | NDArray[np.integer], history: History) -> SamplerOutput:
+    def sample(
+        self,
+        logits: Tensor,
+        slots: Tensor | NDArray[np.integer],
+        history: History,
+        bitmask: GrammarBitmask | None = None,
+    ) -> SamplerOutput:
         """Choose the next token of R rows.
 
         Args:
@@ -131,9 +138,12 @@ class Sampler:
                 others.
             slots: [R] integers; a tensor is best on the host.
             history: of the same R rows.
+            bitmask: the tokens that some rows may get. Log probabilities are those among these tokens.
         """
         host_slots = (slots.cpu().numpy() if isinstance(slots, Tensor) else slots).astype(np.int64)
         logits = logits.float()
+        if bitmask is not None:
+            self.kernels.apply_bitmask_(logits, torch.from_numpy(bitmask.rows), torch.from_numpy(bitmask.words))
         edits = self._constraints.collect(host_slots, history)
         penalised = np.flatnonzero(self._columns.penalised[host_slots])
         num_logprobs = self._columns.num_logprobs[host_slots]

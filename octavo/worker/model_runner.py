@@ -6,11 +6,12 @@ It applies the batch to its rows, runs the model, samples, and reads the result.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from octavo.batch import NewRequest, ScheduledBatch, StepOutput
+from octavo.batch import GrammarBitmask, NewRequest, ScheduledBatch, StepOutput
 from octavo.models.base import CausalLM
 from octavo.request import TokenLogprobs
 from octavo.sampling.logprobs import prompt_logprobs
@@ -50,12 +51,14 @@ class ModelRunner:
         )
         scored = bool(self._prompt_scored)
         graph = next(graph for graph in self._graphs if graph.accepts(inputs, all_hidden=scored))
-        result = graph.run(inputs, self._sampler.draw_alone(slots, history) if graph.chooses else None)
+        chooses = graph.chooses and not batch.awaits_bitmask
+        result = graph.run(inputs, self._sampler.draw_alone(slots, history) if chooses else None)
         output = StepOutput(step_id=batch.step_id, request_ids=batch.sampled_request_ids, token_ids=[])
         if scored:
             assert result.hidden is not None
             output.prompt_logprobs = self._score_prompts(inputs, result.hidden)
-        return LaunchedStep(output, self._sample(inputs, result, slots, history))
+        sampler = partial(self._sample, inputs, result, slots, history) if len(slots) else None
+        return LaunchedStep(output, sampler, awaits_bitmask=batch.awaits_bitmask)
 
     def reset(self) -> None:
         """Forget all requests, after a step that failed."""
@@ -74,16 +77,19 @@ class ModelRunner:
                 self._prompt_scored[new.request_id] = new
 
     def _sample(
-        self, inputs: StepInputs, result: StepResult, slots: IntArray, history: History
-    ) -> SamplerOutput | None:
+        self,
+        inputs: StepInputs,
+        result: StepResult,
+        slots: IntArray,
+        history: History,
+        bitmask: GrammarBitmask | None,
+    ) -> SamplerOutput:
         if result.token_ids is not None:
-            sampled = SamplerOutput(result.token_ids, None)
             self._rows.append_sampled(inputs, None)
-        elif result.logits is not None:
-            sampled = self._sampler.sample(result.logits, slots, history)
-            self._rows.append_sampled(inputs, sampled.token_ids)
-        else:
-            return None
+            return SamplerOutput(result.token_ids, None)
+        assert result.logits is not None
+        sampled = self._sampler.sample(result.logits, slots, history, bitmask)
+        self._rows.append_sampled(inputs, sampled.token_ids)
         return sampled
 
     def _score_prompts(self, inputs: StepInputs, hidden: Tensor) -> dict[str, tuple[int, list[TokenLogprobs]]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from octavo.attention.base import AttentionBackend
 from octavo.attention.cpu_attn import CPUAttentionBackend
 from octavo.attention.select import select_backend
-from octavo.batch import ScheduledBatch
+from octavo.batch import GrammarBitmask, ScheduledBatch
 from octavo.config import EngineConfig, KVCacheLayout, KVGroupSpec
 from octavo.cost import MachineRates, ModelCost
 from octavo.errors import UnsupportedModelError
@@ -139,6 +139,11 @@ class Worker:
     def execute(self, batch: ScheduledBatch) -> LaunchedStep:
         with self._platform.computing():
             return self.runner.execute(batch)
+
+    def sample(self, step: LaunchedStep, bitmask: GrammarBitmask | None) -> None:
+        """Sample the tokens of a step that waits for its bitmask."""
+        with self._platform.computing(), torch.inference_mode():
+            step.sample(bitmask)
 
     def cost(self) -> ModelCost:
         """What the model asks of a machine."""
