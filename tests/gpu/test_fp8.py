@@ -205,9 +205,7 @@ def test_the_engine_loses_what_the_plain_twin_loses(tmp_path: Path, monkeypatch:
     twin = Answers(model, quantization="fp8", **options)
     lost, lost_by_twin = (each.differences(plain).mean().item() for each in (rounded, twin))
     between, with_cache = (rounded.differences(each).mean().item() for each in (twin, rounded_cache))
-    print(
-        f"fp8 {lost:.3f}, its twin {lost_by_twin:.3f}, between them {between:.3f}, with a rounded cache {with_cache:.3f}"
-    )
+    print(f"fp8 {lost:.3f}, its twin {lost_by_twin:.3f}, apart {between:.3f}, with a rounded cache {with_cache:.3f}")
     assert lost < 1.3 * lost_by_twin
     assert between < 0.4
     assert rounded_cache.differences(plain).mean().item() < 1.5 * lost_by_twin
