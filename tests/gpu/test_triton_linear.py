@@ -14,9 +14,10 @@ skip_without_gpu()
 
 from octavo.kernels import triton_tiles  # noqa: E402
 from octavo.kernels.gpu import GPUKernels  # noqa: E402
+from octavo.kernels.torch_fp8 import round_rows  # noqa: E402
 from octavo.kernels.triton_launch import gpu_family  # noqa: E402
 from octavo.kernels.triton_linear import Gate, Norm, linear  # noqa: E402
-from octavo.kernels.triton_tiles import FmaTile, MmaTile, Size, Tile, WideTile, choose_tile  # noqa: E402
+from octavo.kernels.triton_tiles import FmaTile, MmaTile, Size, Tile, WideTile, choose_fp8_tile, choose_tile  # noqa: E402
 from octavo.layers.base import Kernels  # noqa: E402
 from octavo.quantization.base import LinearKernels  # noqa: E402
 
@@ -142,6 +143,32 @@ def test_tensor_cores(tile: Tile, tokens: int, size: int, k: int) -> None:
     gated = Case(tokens, size, k, gated=True)
     gated.check(tile, gate=Gate("silu"))
     gated.check(tile, gate=Gate("gelu_tanh", interleaved=True), bias=True, norm=True)
+
+
+FP8_LAYERS = [(1, 33, 512, False), (1, 16, 1024, True), (2, 12, 4096, True), (3, 16, 1536, False), (8, 16, 512, True)]
+
+
+@pytest.mark.skipif(not INTERPRETED and torch.cuda.get_device_capability() < (8, 9), reason="this GPU has no FP8")
+@pytest.mark.parametrize(("tokens", "size", "k", "gated"), FP8_LAYERS)
+def test_weights_of_8_bits(tokens: int, size: int, k: int, gated: bool) -> None:
+    """By the tiles that are chosen: nothing but the weight is rounded."""
+    case = Case(tokens, size, k, gated=gated)
+    rounded, scale = round_rows(case.weight)
+    case.weight = rounded.float() * scale[:, None]  # what is expected of
+    tile = choose_fp8_tile("sm_90", DTYPE, tokens, size, k, gated=gated)
+    assert tile is not None
+    gate = Gate("silu") if gated else None
+    y = linear(
+        case.x,
+        rounded,
+        scale=scale,
+        norm=Norm(case.factors, 1e-5),
+        gate=gate,
+        residual=case.residual.clone(),
+        tile=tile,
+    )
+    expected = case._expected(False, True, False, gate, True)
+    assert (y.float() - expected).norm() / expected.norm() < 6e-3
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 4, 9] if INTERPRETED else [0, 1, 2, 4, 9, 40, 65])
