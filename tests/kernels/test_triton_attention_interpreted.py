@@ -238,3 +238,19 @@ def test_the_first_tile_read_early_when_it_rotates(monkeypatch: pytest.MonkeyPat
     for lengths in ([(47, 1)], [(48, 1)], [(0, 1)], [(1, 1)]):
         ours, expected = rotated_both_ways(PagedCase(Heads(), lengths), normed=True, alone=True)
         assert (ours[0] - expected[0]).abs().max() < 1e-5
+
+
+@inside
+@pytest.mark.parametrize("lengths", [[(6, 1), (0, 20), (33, 1), (5, 9)], [(0, 1), (40, 1)]], ids=["mixed", "decode"])
+def test_a_cache_of_8_bits(lengths: list[tuple[int, int]]) -> None:
+    """The case's keys are rounded before, so nothing is lost on the way."""
+    heads = Heads(4, 2, 32, dtype=torch.float16, kv_cache_dtype=torch.float8_e4m3fn)
+    case = PagedCase(heads, lengths)
+    assert (attend(case).float() - case.expected()).abs().max() < 8e-3
+
+
+@inside
+def test_8_bits_are_written() -> None:
+    heads = Heads(4, 2, 32, dtype=torch.float16, kv_cache_dtype=torch.float8_e4m3fn)
+    case = PagedCase(heads, [(0, 20), (0, 1)])
+    assert (through_backend(case, TritonAttentionBackend).float() - case.expected()).abs().max() < 8e-3
