@@ -1,16 +1,21 @@
 """Paged attention on a GPU: bandwidth of decoding and rate of prompts, beside torch's own attention.
 
-    python benchmarks/gpu_attention.py [--heads 32 --kv-heads 8 --head-dim 128 --block-size 16 --decode --prefill]
+    python benchmarks/gpu_attention.py [--heads 32 --kv-heads 8 --head-dim 128 --block-size 16]
+                                       [--decode | --prefill | --backends]
 
 Calls are timed inside a CUDA graph, which goes through so many caches that none is found in the L2 cache; medians of
 several replays. Torch's attention works on keys and values that lie in one piece, whole requests of equal length: the
 rate that paging would have to reach. Bandwidth counts each key and value once.
+
+--backends: every backend that serves this GPU and shape, on three steps. `plan` is what a step costs the host, once for
+all layers.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from octavo.attention.base import AttentionBackend, AttentionMetadata, AttentionSpec
+from octavo.attention.select import BACKENDS
 from octavo.kernels.triton_attention import paged_attention, plan_attention
 from octavo.kernels.triton_cache import cache_write, kv_cache_shape, rotary_and_cache_write
 
@@ -30,6 +37,12 @@ PROMPT_TOKENS = 16384
 MAX_CACHE_BYTES = 24 << 30
 ROTATED_BYTES = 200 << 20  # more than the L2 cache of any GPU
 DTYPE = torch.bfloat16
+STEPS = {  # lengths of requests after the step, and how many of their tokens are new
+    "8 prompts of 2,048": ([2048] * 8, 2048),
+    "256 requests of 100 to 1,500": ([100 + 1400 * i // 255 for i in range(256)], 1),
+    "1 request of 4,096": ([4096], 1),
+}
+COMPARED = ("TRITON_ATTN", "FLASH_ATTN", "FLASHINFER", "TORCH_SDPA")
 
 
 @dataclass(frozen=True)
@@ -148,6 +161,96 @@ def prefill(shape: Shape) -> None:
         print(f"| {num_reqs} x {length} | {time:.0f} | {flops / time / 1e6:.0f} | {other} |", flush=True)
 
 
+@dataclass(frozen=True)
+class Layer:
+    """What a backend reads of a layer."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scale: float
+    sliding_window: int | None = None
+    logits_soft_cap: float | None = None
+
+
+def step_metadata(shape: Shape, lengths: list[int], new: int) -> AttentionMetadata:
+    starts = torch.arange(len(lengths) + 1, dtype=torch.int32) * new
+    lens = torch.tensor(lengths, dtype=torch.int32)
+    return AttentionMetadata(
+        query_start_loc=starts.cuda(),
+        seq_lens=lens.cuda(),
+        block_table=block_table(len(lengths), -(-max(lengths) // shape.block_size)),
+        slot_mapping=torch.full((len(lengths) * new,), -1, device="cuda"),
+        num_reqs=len(lengths),
+        num_tokens=len(lengths) * new,
+        max_query_len=new,
+        max_seq_len=max(lengths),
+        host_starts=starts,
+        host_lens=lens,
+    )
+
+
+def host_microseconds(run: Callable[[], object], repeats: int = 20) -> float:
+    """Median time that the host is busy with `run`."""
+    times = []
+    for _ in range(repeats):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times) * 1e6
+
+
+def backends(shape: Shape) -> None:
+    layer = Layer(shape.heads, shape.kv_heads, shape.head_dim, shape.head_dim**-0.5)
+    spec = AttentionSpec(
+        num_heads=shape.heads,
+        num_kv_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        dtype=DTYPE,
+        kv_cache_dtype=DTYPE,
+        sliding_window=None,
+        logits_soft_cap=None,
+        block_size=shape.block_size,
+    )
+    print("\n| step | backend | us | rate | plan, us |\n|---|---|---|---|---|")
+    for name in COMPARED:
+        reason = BACKENDS[name].declines(spec, torch.device("cuda"), None)
+        if reason is not None:
+            print(f"| all | {name} | declined: {reason} | | |", flush=True)
+            continue
+        backend = BACKENDS[name]([spec], None)
+        for title, (lengths, new) in STEPS.items():
+            try:
+                print(f"| {title} | {name} | {backend_times(backend, layer, shape, lengths, new)} |", flush=True)
+            except Exception as error:  # another package's: the others are measured all the same
+                print(f"| {title} | {name} | failed: {str(error).strip()[-200:]} | | |", flush=True)
+
+
+def backend_times(backend: AttentionBackend, layer: Layer, shape: Shape, lengths: list[int], new: int) -> str:
+    metadata = step_metadata(shape, lengths, new)
+    size = sum(lengths) * shape.bytes_per_token()
+    cache_shape = backend.kv_cache_shape(
+        metadata.block_table.numel(), shape.block_size, shape.kv_heads, shape.head_dim, DTYPE
+    )
+    caches = [
+        torch.randn(cache_shape, device="cuda", dtype=DTYPE) for _ in range(max(2, min(64, ROTATED_BYTES // size)))
+    ]
+    q = torch.randn(metadata.num_tokens, shape.heads, shape.head_dim, device="cuda", dtype=DTYPE)
+    k = torch.zeros(metadata.num_tokens, shape.kv_heads, shape.head_dim, device="cuda", dtype=DTYPE)
+    if new == 1 and hasattr(backend, "attend"):  # the write of one token is left out
+        plan = backend.build(metadata, None)
+        calls = [partial(backend.attend, layer, q, cache, plan) for cache in caches]
+    else:
+        metadata.slot_mapping = torch.arange(metadata.num_tokens, device="cuda")
+        plan = backend.build(metadata, None)
+        calls = [partial(backend.forward, layer, q, k, k, cache, plan) for cache in caches]
+    taken = microseconds(calls)
+    flops = 2.0 * shape.heads * shape.head_dim * sum(new * (2 * length - new + 1) for length in lengths)
+    rate = f"{flops / taken / 1e6:.0f} TFLOP/s" if new > 1 else f"{size / taken / 1e3:.0f} GB/s"
+    return f"{taken:.1f} | {rate} | {host_microseconds(lambda: backend.build(metadata, None)):.0f}"
+
+
 def writes(shape: Shape) -> None:
     print("\n| tokens | cache write, us | norm, rotation and cache write, us |\n|---|---|---|")
     for num_tokens in (1, 256, 8192):
@@ -172,9 +275,13 @@ def main() -> None:
     parser.add_argument("--block-size", type=int, default=16)
     parser.add_argument("--decode", action="store_true", help="decoding only")
     parser.add_argument("--prefill", action="store_true", help="prompts only")
+    parser.add_argument("--backends", action="store_true", help="every backend, on a few steps")
     args = parser.parse_args()
     shape = Shape(args.heads, args.kv_heads, args.head_dim, args.block_size)
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {DTYPE}, {shape}")
+    if args.backends:
+        backends(shape)
+        return
     if not args.prefill:
         decode(shape)
         writes(shape)

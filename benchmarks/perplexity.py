@@ -1,9 +1,12 @@
 """What a way to multiply costs in quality: perplexity of the default model on prose, relative to float32.
 
-python benchmarks/perplexity.py [NUM_TOKENS]      default 50,000
+python benchmarks/perplexity.py [NUM_TOKENS [RUN ...]]      default 50,000, and all of RUNS
 
 The text is the English prose of the reference that comes with every Python (pydoc_data.topics), in windows of 512
 tokens; the first token of a window is not predicted.
+
+A CPU has no products of 8 bits in floating point: the plain twin of the GPU's stands in, which rounds the same numbers
+and multiplies them in float32.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from typing import Any
 
 from octavo import LLM, SamplingParams
 from octavo.config import DEFAULT_MODEL
+from octavo.kernels.cpu import CPUKernels
+from octavo.kernels.torch_fp8 import RoundedLinear
 
 WINDOW = 512
 RUNS: dict[str, dict[str, Any]] = {
@@ -24,6 +29,9 @@ RUNS: dict[str, dict[str, Any]] = {
     "as stored (Q4_1)": {},
     "int8": {"quantization": "int8"},
     "int8_channel": {"quantization": "int8_channel"},
+    "fp8 (plain twin)": {"quantization": "fp8", "enforce_eager": True},
+    "fp8 KV cache": {"quantization": "none", "kv_cache_dtype": "fp8"},
+    "fp8 and fp8 KV": {"quantization": "fp8", "kv_cache_dtype": "fp8", "enforce_eager": True},
 }
 
 
@@ -41,9 +49,16 @@ def perplexity(num_tokens: int, **options: Any) -> float:
     return math.exp(-total / count)
 
 
+def multiply_by_twin() -> None:
+    """From now on a CPU multiplies with weights of fp8."""
+    CPUKernels.pack_fp8 = lambda _, *weights, **options: RoundedLinear(*weights, **options)  # type: ignore
+
+
 def main() -> None:
     num_tokens = int(sys.argv[1]) if len(sys.argv) > 1 else 50_000
-    found = {name: perplexity(num_tokens, **options) for name, options in RUNS.items()}
+    names = ["float32", *sys.argv[2:]] if len(sys.argv) > 2 else list(RUNS)
+    multiply_by_twin()
+    found = {name: perplexity(num_tokens, **RUNS[name]) for name in names}
     for name, value in found.items():
         print(f"{name:18} {value:8.4f}  {100 * (value / found['float32'] - 1):+.3f} %")
     print(json.dumps({"num_tokens": num_tokens, **found}))

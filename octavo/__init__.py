@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from octavo.errors import OctavoError
     from octavo.llm import LLM
     from octavo.outputs import CompletionOutput, Logprob, RequestOutput
-    from octavo.sampling_params import RequestOutputKind, SamplingParams
+    from octavo.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
 _HOMES = {
     "CompletionOutput": "octavo.outputs",
@@ -26,6 +26,7 @@ _HOMES = {
     "RequestOutput": "octavo.outputs",
     "RequestOutputKind": "octavo.sampling_params",
     "SamplingParams": "octavo.sampling_params",
+    "StructuredOutputsParams": "octavo.sampling_params",
 }
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "RequestOutput",
     "RequestOutputKind",
     "SamplingParams",
+    "StructuredOutputsParams",
     "__version__",
 ]
 

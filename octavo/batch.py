@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from octavo.request import TokenLogprobs
 from octavo.sampling_params import SamplingParams
 
@@ -36,6 +39,14 @@ class CachedRequests:
 
 
 @dataclass(slots=True, kw_only=True)
+class GrammarBitmask:
+    """Which tokens some of a step's sampled requests may get: bit i % 32 of word i // 32 for token i."""
+
+    rows: NDArray[np.int64]  # [M], places in `sampled_request_ids`, each once
+    words: NDArray[np.int32]  # [M, ceil(vocab_size / 32)]
+
+
+@dataclass(slots=True, kw_only=True)
 class ScheduledBatch:
     """One step's work: for each request how many tokens to compute, and where their keys and values go."""
 
@@ -47,7 +58,7 @@ class ScheduledBatch:
     sampled_request_ids: list[str]  # those whose last wanted token is computed: a token is sampled
     spec_token_ids: dict[str, list[int]] = field(default_factory=dict)
     released_request_ids: list[str] = field(default_factory=list)  # finished or preempted since the last step
-    grammar_bitmask: bytes | None = None
+    awaits_bitmask: bool = False  # sampling waits for a GrammarBitmask, which follows when the step before is known
 
 
 @dataclass(slots=True, kw_only=True)

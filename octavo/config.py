@@ -32,11 +32,13 @@ KV_CACHE_DTYPES = {
     "float16": "float16",
     "float": "float32",
     "float32": "float32",
+    "fp8": "float8_e4m3fn",
+    "fp8_e4m3": "float8_e4m3fn",
     "int8": "int8",
     "int8_per_token_head": "int8",
 }
 LOAD_FORMATS = ("auto", "safetensors", "gguf", "dummy")
-QUANTIZATIONS = ("none", "gguf", "int8", "int8_channel")
+QUANTIZATIONS = ("none", "gguf", "fp8", "int8", "int8_channel")
 SCHEDULING_POLICIES = ("fcfs", "priority")
 
 
@@ -187,7 +189,7 @@ class AttentionConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheConfig:
-    dtype: str  # float32, bfloat16, float16 or int8
+    dtype: str  # float32, bfloat16, float16, float8_e4m3fn or int8
     block_size: int
     gpu_memory_utilization: float
     kv_cache_memory_bytes: int | None

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from octavo.config import DEFAULT_MODEL, EngineArgs, EngineConfig
 from octavo.engine.build import open_model, start_engine
 from octavo.engine.client import EngineClient
+from octavo.engine.grammars import grammar_compiler
 from octavo.engine.inputs import InputProcessor, Prompt
 from octavo.engine.outputs import OutputProcessor
 from octavo.errors import ConfigError, InvalidRequestError, shown, unknown_name
@@ -22,7 +23,7 @@ from octavo.observability.metrics import Metric, snapshot
 from octavo.outputs import RequestOutput
 from octavo.request import FinishReason, Request
 from octavo.sampling_params import RequestOutputKind, SamplingParams
-from octavo.tokenizer.chat_template import resolve_chat_template
+from octavo.tokenizer.chat_template import choose_template, resolve_chat_template, with_tools_told
 from octavo.tokenizer.load import Tokenizer
 
 logger = get_logger(__name__)
@@ -64,10 +65,13 @@ class LLM:
         self._tokenizer = opened.tokenizer()
         self._chat_template = opened.chat_template
         self._defaults = opened.defaults
-        self._inputs = InputProcessor(opened.config.model, opened.config.scheduler, self._tokenizer, opened.defaults)
+        compiler = grammar_compiler(opened, lambda: self._tokenizer)
+        self._inputs = InputProcessor(
+            opened.config.model, opened.config.scheduler, self._tokenizer, opened.defaults, compiler
+        )
         self._outputs = OutputProcessor(self._tokenizer)
         self._num_requests = 0
-        self._engine: EngineClient = start_engine(opened.config)
+        self._engine: EngineClient = start_engine(opened.config, compiler)
         logger.info("%r is ready after %.1f s", self, time.perf_counter() - started)
 
     @classmethod
@@ -127,7 +131,8 @@ class LLM:
             chat_template_content_format: "auto", "string" or "openai" (a list of parts).
             add_generation_prompt: open the assistant's turn.
             continue_final_message: go on with the last message instead of opening a turn.
-            tools: functions in OpenAI's form, for templates that describe them.
+            tools: functions in OpenAI's form. A template that knows no tools gets them described in a system message.
+                The calls come as text; `octavo.parsers.reply.reply_parser` reads it.
             chat_template_kwargs: more variables for the template.
 
         Returns, raises: as `generate`.
@@ -217,7 +222,10 @@ class LLM:
     def _render(self, messages: Any, *, chat_template: str | None = None, **options: Any) -> str:
         template = self._chat_template if chat_template is None else resolve_chat_template(chat_template)
         options.setdefault("add_generation_prompt", True)
-        text = self.get_tokenizer().apply_chat_template(messages, tokenize=False, chat_template=template, **options)
+        tokenizer, tools = self.get_tokenizer(), options.pop("tools", None)
+        template = choose_template(tokenizer.chat_template, template, has_tools=tools is not None)
+        messages, tools = with_tools_told(template, messages, tools)
+        text = tokenizer.apply_chat_template(messages, tools, tokenize=False, chat_template=template, **options)
         assert isinstance(text, str)
         return text
 

@@ -112,5 +112,6 @@ class RequestUpdate:
     prompt_logprobs: list[TokenLogprobs | None] | None = None  # the whole prompt, once
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
+    completes_structure: bool = False  # with the reason STOP: the last token is part of the text, not what ended it
     num_cached_tokens: int = 0
     scheduled_ts: float = 0.0  # monotonic seconds of the request's first step

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from octavo import envs
 from octavo.errors import InvalidRequestError, shown, unknown_name
+from octavo.structured_params import ReasoningMarkers, StructuredOutputsParams
+
+__all__ = ["ReasoningMarkers", "RequestOutputKind", "SamplingParams", "StructuredOutputsParams"]
 
 GREEDY_BELOW = 1e-5  # a temperature below this is greedy
 MIN_TEMPERATURE = 0.01  # positive temperatures are raised to this: smaller ones overflow the softmax
@@ -104,6 +107,9 @@ class SamplingParams:
     stream_interval: int | None = None  # tokens per streamed output; the first and the last come at once
     extra_args: dict[str, Any] | None = None  # for plugins
     skip_reading_prefix_cache: bool | None = None  # None: skip when prompt log probabilities are asked for
+    structured_outputs: StructuredOutputsParams | None = None  # the form that the output must have
+    thinking_token_budget: int | None = None  # most tokens of reasoning, then it is ended; -1 is None
+    reasoning_markers: ReasoningMarkers | None = None  # set by whoever knows the model's format, not by users
 
     if not TYPE_CHECKING:
 
@@ -111,8 +117,6 @@ class SamplingParams:
         def _reject_unknown(given: Mapping[str, Any]) -> None:
             valid = [f.name for f in fields(SamplingParams)]
             for name in given:
-                if name in _NOT_YET:
-                    raise InvalidRequestError(f"{name} is not supported yet: {_NOT_YET[name]}", param=name)
                 if name not in valid:
                     raise InvalidRequestError(unknown_name("sampling parameter", name, valid), param=name)
 
@@ -134,6 +138,7 @@ class SamplingParams:
         self._check_token_fields()
         self._check_logprobs()
         self._check_output_fields()
+        self._check_structure()
 
     @property
     def greedy(self) -> bool:
@@ -144,7 +149,7 @@ class SamplingParams:
         twin = copy.copy(self)
         for name in ("stop", "stop_token_ids", "bad_words", "logprob_token_ids", "logit_bias", "allowed_token_ids"):
             setattr(twin, name, copy.copy(getattr(self, name)))
-        for name in ("prompt_logprob_token_ids", "extra_args"):
+        for name in ("prompt_logprob_token_ids", "extra_args", "structured_outputs", "reasoning_markers"):
             setattr(twin, name, copy.deepcopy(getattr(self, name)))
         return twin
 
@@ -237,11 +242,19 @@ class SamplingParams:
         if self.skip_reading_prefix_cache not in (None, True, False):
             raise _fail("skip_reading_prefix_cache", self.skip_reading_prefix_cache, "None, True or False")
 
+    def _check_structure(self) -> None:
+        if isinstance(self.structured_outputs, Mapping):
+            self.structured_outputs = StructuredOutputsParams(**self.structured_outputs)
+        if not isinstance(self.structured_outputs, StructuredOutputsParams | None):
+            raise _fail("structured_outputs", self.structured_outputs, "StructuredOutputsParams or None")
+        if self.thinking_token_budget is not None:
+            allowed = "None, -1 (no bound) or an integer of 0 or more"
+            _integer("thinking_token_budget", self.thinking_token_budget, allowed, lambda v: v >= -1)
+            if self.thinking_token_budget == -1:
+                self.thinking_token_budget = None
+        if not isinstance(self.reasoning_markers, ReasoningMarkers | None):
+            raise _fail("reasoning_markers", self.reasoning_markers, "ReasoningMarkers or None")
 
-_NOT_YET = {
-    "structured_outputs": "constrained decoding is not built yet; leave it out",
-    "thinking_token_budget": "reasoning parsers are not built yet; leave it out",
-}
 
 if not TYPE_CHECKING:
     # A dataclass answers an unknown field with a TypeError that knows no nearest name.

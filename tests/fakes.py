@@ -7,7 +7,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from octavo.batch import ScheduledBatch, StepOutput
+import numpy as np
+
+from octavo.batch import GrammarBitmask, ScheduledBatch, StepOutput
 from octavo.config import KVCacheLayout
 from octavo.executor.base import Executor
 from octavo.request import TokenLogprobs
@@ -17,6 +19,15 @@ def next_token(token_ids: list[int], vocab_size: int) -> int:
     """The fake model: the next token depends on all tokens before it and on nothing else."""
     digest = hashlib.blake2b(repr(token_ids).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") % vocab_size
+
+
+def _allowed(token_id: int, bitmask: GrammarBitmask | None, row: int) -> int:
+    """The first token from `token_id` on, going round, that a step's bitmask allows for one of its sampled rows."""
+    if bitmask is None or row not in bitmask.rows:
+        return token_id
+    words = bitmask.words[int(np.flatnonzero(bitmask.rows == row)[0])]
+    allowed = np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little"))
+    return int(next((i for i in allowed if i >= token_id), allowed[0]))
 
 
 @dataclass
@@ -38,6 +49,7 @@ class FakeExecutor(Executor):
         self.kv: dict[tuple[int, int], tuple[int, tuple[int, ...]]] = {}  # (block, offset) -> (group, tokens)
         self.batches: list[ScheduledBatch] = []
         self.failed = False
+        self.unsampled: dict[int, Future[StepOutput]] = {}
 
     def start(self) -> None: ...
 
@@ -55,17 +67,25 @@ class FakeExecutor(Executor):
     def shutdown(self) -> None:
         self.rows.clear()
 
+    def sample(self, batch: ScheduledBatch, bitmask: GrammarBitmask | None) -> None:
+        future = self.unsampled.pop(batch.step_id)
+        if not self.failed:
+            future.set_result(self._execute(batch, bitmask))
+
     def execute(self, batch: ScheduledBatch) -> Future[StepOutput]:
         future: Future[StepOutput] = Future()
+        assert not self.unsampled or self.failed, "a step is sampled before the next one is executed"
         self.batches.append(batch)
         self.failed |= self.fail_at_step == len(self.batches)
         if self.failed:  # so does what was sent before the failure was seen
             future.set_exception(RuntimeError("the device is on fire"))
+        elif batch.awaits_bitmask:
+            self.unsampled[batch.step_id] = future
         else:
-            future.set_result(self._execute(batch))
+            future.set_result(self._execute(batch, None))
         return future
 
-    def _execute(self, batch: ScheduledBatch) -> StepOutput:
+    def _execute(self, batch: ScheduledBatch, bitmask: GrammarBitmask | None) -> StepOutput:
         for request_id in batch.released_request_ids:
             self.rows.pop(request_id, None)
         computed = dict(zip(batch.cached.request_ids, batch.cached.num_computed_tokens, strict=True))
@@ -93,7 +113,7 @@ class FakeExecutor(Executor):
         for request_id in batch.sampled_request_ids:
             row = self.rows[request_id]
             assert computed[request_id] + batch.num_scheduled_tokens[request_id] == len(row.token_ids)
-            token_id = next_token(row.token_ids, self.vocab_size)
+            token_id = _allowed(next_token(row.token_ids, self.vocab_size), bitmask, len(output.token_ids))
             row.token_ids.append(token_id)
             output.token_ids.append([token_id])
         return output

@@ -24,6 +24,11 @@ class Heads:
     soft_cap: float = 0.0
     causal: bool = True
     scale: float = 0.2
+    kv_cache_dtype: torch.dtype | None = None  # None: `dtype`
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        return self.kv_cache_dtype or self.dtype
 
     @property
     def logits_soft_cap(self) -> float | None:
@@ -35,7 +40,7 @@ class Heads:
             num_kv_heads=self.num_kv_heads,
             head_dim=self.head_dim,
             dtype=self.dtype,
-            kv_cache_dtype=self.dtype,
+            kv_cache_dtype=self.cache_dtype,
             sliding_window=self.sliding_window or None,
             logits_soft_cap=self.logits_soft_cap,
             block_size=self.block_size,
@@ -71,7 +76,8 @@ class PagedCase:
         self.keys: list[Tensor] = []
         for row, (before, new) in enumerate(self.lengths):
             length = before + new
-            keys = torch.randn(length, 2, heads.num_kv_heads, heads.head_dim, generator=generator).to(heads.dtype)
+            keys = torch.randn(length, 2, heads.num_kv_heads, heads.head_dim, generator=generator)
+            keys = keys.to(heads.cache_dtype).to(heads.dtype)
             mine = order[sum(needed[:row]) : sum(needed[: row + 1])]
             position = torch.arange(length)
             blocks[mine.long()[position // size], :, :, position % size] = keys.float()
@@ -79,7 +85,7 @@ class PagedCase:
             table[row, gone : len(mine)] = mine[gone:] - 1
             blocks[mine[:gone].long()] = float("nan")
             self.keys.append(keys)
-        self.kv_cache = blocks.to(heads.dtype).to(self.device)[1:]
+        self.kv_cache = blocks.to(heads.cache_dtype).to(self.device)[1:]
         starts = [0]
         for new in [new for _, new in self.lengths] + [1] * self.padding:
             starts.append(starts[-1] + new)
@@ -142,7 +148,7 @@ def through_backend(case: PagedCase, kind: type[AttentionBackend]) -> Tensor:
     heads, size = case.heads, case.heads.block_size
     assert all(before == 0 for before, _ in case.lengths)
     backend = kind([heads.spec()], None)
-    shape = backend.kv_cache_shape(case.kv_cache.shape[0], size, heads.num_kv_heads, heads.head_dim, heads.dtype)
+    shape = backend.kv_cache_shape(case.kv_cache.shape[0], size, heads.num_kv_heads, heads.head_dim, heads.cache_dtype)
     k, v = torch.cat(case.keys).to(case.device).unbind(1)
     table = case.batch["block_table"].tolist()
     slots = [
@@ -157,7 +163,7 @@ def through_backend(case: PagedCase, kind: type[AttentionBackend]) -> Tensor:
         max_seq_len=max(new for _, new in case.lengths),
     )
     metadata = backend.build(metadata, heads.sliding_window or None)
-    cache = torch.zeros(shape, dtype=heads.dtype, device=case.device)
+    cache = torch.zeros(shape, dtype=heads.cache_dtype, device=case.device)
     return backend.forward(heads, case.q, k, v, cache, metadata)
 
 

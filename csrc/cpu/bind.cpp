@@ -280,5 +280,14 @@ NB_MODULE(_cpu, m) {
                                   at<int64_t>(entries), some(width), at<float>(y), at<int64_t>(ranks)},
                       rows);
            },
+           nb::call_guard<nb::gil_scoped_release>())
+      .def("bitmask",
+           [](Team& self, Address x, int64_t x_stride, int channels, Address rows_of_x, Address words, int64_t words_stride,
+              int rows) {
+             self.run(self.kernels().bitmask,
+                      BitmaskArgs{at<float>(x), x_stride, some(channels), at<const int64_t>(rows_of_x),
+                                  at<const uint32_t>(words), words_stride},
+                      rows);
+           },
            nb::call_guard<nb::gil_scoped_release>());
 }

@@ -261,6 +261,16 @@ struct PenaltyArgs {
   const float *repetition, *frequency, *presence;
 };
 
+// Sets x[rows[m]][i] to -inf where bit i % 32 of the m-th row's word i / 32 is 0.
+struct BitmaskArgs {
+  float* x;  // [.., channels]
+  int64_t x_stride;
+  int channels;
+  const int64_t* rows;  // each once
+  const uint32_t* words;
+  int64_t words_stride;
+};
+
 // Log probabilities of each row's entries, and the rank of the first of them.
 struct LogprobArgs {
   const float* x;  // [rows, channels]
@@ -291,6 +301,7 @@ struct Kernels {
   void (*draw)(const DrawArgs&, int rows, int tid, Pool&);
   void (*penalize)(const PenaltyArgs&, int rows, int tid, Pool&);
   void (*logprobs)(const LogprobArgs&, int rows, int tid, Pool&);
+  void (*bitmask)(const BitmaskArgs&, int rows, int tid, Pool&);
   ProbeLoops probe;
 };
 

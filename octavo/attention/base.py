@@ -43,6 +43,8 @@ class AttentionMetadata:
     max_seq_len: int
     isolated: bool = False  # no request sees a token that another one writes in this step
     causal: bool = True  # False: new tokens see all tokens of their request
+    host_starts: Tensor | None = None  # query_start_loc and seq_lens on the host, where it has them: some plan there
+    host_lens: Tensor | None = None
     plan: Any = None  # the backend's own, from `build`
 
 

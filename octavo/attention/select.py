@@ -6,11 +6,14 @@ from collections.abc import Sequence
 
 import torch
 
+from octavo.attention.aiter import AiterFlashBackend, AiterUnifiedBackend
 from octavo.attention.base import AttentionBackend, AttentionSpec
 from octavo.attention.cpu_attn import CPUAttentionBackend
+from octavo.attention.flash_attn import FlashAttentionBackend
+from octavo.attention.flashinfer import FlashInferBackend
 from octavo.attention.torch_attn import TorchAttentionBackend
 from octavo.attention.torch_sdpa import TorchSDPABackend
-from octavo.attention.triton_attn import TritonAttentionBackend
+from octavo.attention.triton_attn import RocmAttentionBackend, TritonAttentionBackend
 from octavo.errors import ConfigError, UnsupportedModelError, unknown_name
 from octavo.log import get_logger
 
@@ -18,16 +21,17 @@ logger = get_logger(__name__)
 
 BACKENDS: dict[str, type[AttentionBackend]] = {
     backend.name: backend
-    for backend in (CPUAttentionBackend, TorchAttentionBackend, TorchSDPABackend, TritonAttentionBackend)
-}
-
-# Names of the field that octavo has no backend for: the platform that they belong to.
-UNAVAILABLE = {
-    "FLASH_ATTN": "cuda",
-    "FLASHINFER": "cuda",
-    "ROCM_ATTN": "rocm",
-    "ROCM_AITER_FA": "rocm",
-    "ROCM_AITER_UNIFIED_ATTN": "rocm",
+    for backend in (
+        CPUAttentionBackend,
+        TorchAttentionBackend,
+        TorchSDPABackend,
+        TritonAttentionBackend,
+        FlashAttentionBackend,
+        FlashInferBackend,
+        RocmAttentionBackend,
+        AiterFlashBackend,
+        AiterUnifiedBackend,
+    )
 }
 
 
@@ -44,8 +48,8 @@ def select_backend(
     """
     if requested is not None:
         name = requested.upper()
-        if name not in BACKENDS and name not in UNAVAILABLE:
-            raise ConfigError(unknown_name("attention_backend", requested, [*BACKENDS, *UNAVAILABLE]))
+        if name not in BACKENDS:
+            raise ConfigError(unknown_name("attention_backend", requested, BACKENDS))
         reason = _declines(name, specs, device, kernels)
         if reason is not None:
             raise ConfigError(
@@ -65,11 +69,6 @@ def select_backend(
 
 
 def _declines(name: str, specs: Sequence[AttentionSpec], device: torch.device, kernels: object) -> str | None:
-    if name in UNAVAILABLE:
-        platform = UNAVAILABLE[name]
-        if device.type in platform:
-            return "it is not built into this version"
-        return f"it belongs to {platform}, and this is {device.type}"
     if (
         len({(spec.num_kv_heads, spec.head_dim, spec.dtype, spec.kv_cache_dtype, spec.block_size) for spec in specs})
         > 1

@@ -1,7 +1,7 @@
 """TRITON_ATTN: attention on NVIDIA and AMD GPUs by kernels in Triton, for any mix of prompts and single tokens.
 
-Nothing is asked of the device: a step's plan follows from what the host knows. Triton is imported when a backend is
-made, so that octavo runs where it is not installed.
+Nothing is asked of the device: a step's plan follows from what the host knows. ROCM_ATTN is the name that the field
+gives to an AMD GPU's own backend; here it is the same kernels, which serve both.
 """
 
 from __future__ import annotations
@@ -9,48 +9,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
-from importlib.util import find_spec
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from octavo.attention.base import AttentionBackend, AttentionLayer, AttentionMetadata, AttentionSpec, HeadNorms
+from octavo.attention.base import AttentionLayer, AttentionMetadata, AttentionSpec, HeadNorms
+from octavo.attention.head_major import MIN_CAPABILITY, HeadMajorBackend, dotted, unserved_device
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+FP8 = torch.float8_e4m3fn
+FP8_CAPABILITY = (8, 9)
 MAX_HEAD_DIM = 256
 MAX_GROUP = 32  # query heads that share a KV head; one tile of queries has room for so many
-MIN_CAPABILITY = (8, 0)
 
 
-class TritonAttentionBackend(AttentionBackend):
-    """The cache's layout is described in `octavo.kernels.triton_cache`."""
-
+class TritonAttentionBackend(HeadMajorBackend):
     name: ClassVar[str] = "TRITON_ATTN"
     capturable: ClassVar[bool] = True
-    rotates: ClassVar[bool] = True
 
     def __init__(self, specs: Sequence[AttentionSpec], kernels: object) -> None:
         super().__init__(specs, kernels)
-        self._num_heads = sorted({spec.num_heads for spec in specs})
         self._attention = import_module("octavo.kernels.triton_attention")
-        self._cache = import_module("octavo.kernels.triton_cache")
 
     @classmethod
     def declines(cls, spec: AttentionSpec, device: torch.device, kernels: object) -> str | None:
-        if device.type != "cuda":
-            return f"serves NVIDIA and AMD GPUs, not {device.type}"
-        if find_spec("triton") is None:
-            return "the package triton is not installed; it comes with torch for a GPU"
-        if torch.version.hip is None and (capability := torch.cuda.get_device_capability(device)) < MIN_CAPABILITY:
-            return f"needs compute capability {_dotted(MIN_CAPABILITY)} or more, and this GPU has {_dotted(capability)}"
+        if (reason := unserved_device(device)) is not None:
+            return reason
+        if torch.version.hip is None:
+            capability = torch.cuda.get_device_capability(device)
+            least = FP8_CAPABILITY if spec.kv_cache_dtype is FP8 else MIN_CAPABILITY
+            if capability < least:
+                what = " for a KV cache of fp8" if spec.kv_cache_dtype is FP8 else ""
+                return f"needs compute capability {dotted(least)} or more{what}, and this GPU has {dotted(capability)}"
+        elif spec.kv_cache_dtype is FP8:
+            return "a KV cache of fp8 is for NVIDIA GPUs yet"
         return _unserved(spec)
-
-    @staticmethod
-    def kv_cache_shape(
-        num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
-    ) -> tuple[int, ...]:
-        return (num_blocks, 2, num_kv_heads, block_size, head_dim)
 
     def build(self, metadata: AttentionMetadata, sliding_window: int | None) -> AttentionMetadata:
         """The plan is a dictionary: layers with as many query heads share an `AttentionPlan`."""
@@ -72,12 +66,6 @@ class TritonAttentionBackend(AttentionBackend):
         }
         return replace(metadata, plan=plans)
 
-    def forward(
-        self, layer: AttentionLayer, q: Tensor, k: Tensor, v: Tensor, kv_cache: Tensor, metadata: AttentionMetadata
-    ) -> Tensor:
-        self._cache.cache_write(kv_cache, k, v, metadata.slot_mapping)
-        return self._attend(layer, q, kv_cache, metadata)
-
     def forward_rotated(
         self,
         layer: AttentionLayer,
@@ -87,6 +75,8 @@ class TritonAttentionBackend(AttentionBackend):
         kv_cache: Tensor,
         metadata: AttentionMetadata,
     ) -> Tensor:
+        if kv_cache.dtype is not qkv.dtype:
+            return super().forward_rotated(layer, qkv, angles, norms, kv_cache, metadata)
         q_norm, k_norm, eps, offset = norms or (None, None, 0.0, 0.0)
         weights = None if q_norm is None or k_norm is None else (q_norm, k_norm)
         out: Tensor = self._attention.rotated_attention(
@@ -106,7 +96,7 @@ class TritonAttentionBackend(AttentionBackend):
         )
         return out
 
-    def _attend(self, layer: AttentionLayer, q: Tensor, kv_cache: Tensor, metadata: AttentionMetadata) -> Tensor:
+    def attend(self, layer: AttentionLayer, q: Tensor, kv_cache: Tensor, metadata: AttentionMetadata) -> Tensor:
         out: Tensor = self._attention.paged_attention(
             q,
             kv_cache,
@@ -122,12 +112,22 @@ class TritonAttentionBackend(AttentionBackend):
         return out
 
 
+class RocmAttentionBackend(TritonAttentionBackend):
+    name: ClassVar[str] = "ROCM_ATTN"
+
+    @classmethod
+    def declines(cls, spec: AttentionSpec, device: torch.device, kernels: object) -> str | None:
+        if device.type == "cuda" and torch.version.hip is None:
+            return "serves AMD GPUs; the same kernels are TRITON_ATTN on NVIDIA's"
+        return super().declines(spec, device, kernels)
+
+
 def _unserved(spec: AttentionSpec) -> str | None:
     """What the kernels do not serve on any GPU."""
     if spec.dtype not in DTYPES:
         return f"serves {', '.join(map(str, DTYPES))}, not {spec.dtype}"
-    if spec.kv_cache_dtype is not spec.dtype:
-        return f"its KV cache has the dtype of the run, {spec.dtype}, not {spec.kv_cache_dtype}"
+    if spec.kv_cache_dtype not in (spec.dtype, FP8):
+        return f"its KV cache has the dtype of the run, {spec.dtype}, or is fp8, not {spec.kv_cache_dtype}"
     if spec.head_dim % 16 or spec.head_dim > MAX_HEAD_DIM:
         return f"head_dim must be a multiple of 16 up to {MAX_HEAD_DIM}, and is {spec.head_dim}"
     if spec.block_size < 16 or spec.block_size & (spec.block_size - 1):
@@ -135,7 +135,3 @@ def _unserved(spec: AttentionSpec) -> str | None:
     if spec.num_heads // spec.num_kv_heads > MAX_GROUP:
         return f"at most {MAX_GROUP} query heads may share a KV head, and {spec.num_heads // spec.num_kv_heads} do"
     return None
-
-
-def _dotted(capability: tuple[int, int]) -> str:
-    return f"{capability[0]}.{capability[1]}"

@@ -31,7 +31,8 @@ ENGINE_FLAGS = {
     "dtype": EngineFlag("Model", f"of weights and activations: auto, {', '.join(DTYPES)}"),
     "quantization": EngineFlag(
         "Model",
-        "how weights are multiplied: as GGUF blocks (gguf), rounded to 8 bits (int8, int8_channel), as numbers (none)",
+        "how weights are multiplied: as GGUF blocks (gguf), rounded to 8 bits (fp8, int8, int8_channel), as "
+        "numbers (none)",
         "what the checkpoint says",
     ),
     "revision": EngineFlag("Model", "branch, tag or commit of the model on the hub", "its newest"),
@@ -55,15 +56,17 @@ ENGINE_FLAGS = {
     "load_format": EngineFlag("Loading", f"of the weights: {', '.join(LOAD_FORMATS)} (dummy: random weights)"),
     "download_dir": EngineFlag("Loading", "where the hub's files are kept", "the hub's own cache"),
     "use_tqdm_on_load": EngineFlag("Loading", "show a progress bar"),
-    "attention_backend": EngineFlag("Attention", "CPU_ATTN or TORCH_SDPA", "the best that serves the model"),
+    "attention_backend": EngineFlag(
+        "Attention", "by name, such as FLASHINFER: docs/attention.md lists them", "the best that serves the model"
+    ),
     "gpu_memory_utilization": EngineFlag(
         "Cache", "share of the device's memory for weights, activations and KV cache, above 0 up to 1", "the device's"
     ),
     "kv_cache_memory_bytes": EngineFlag("Cache", "exact size of the KV cache", "what the share leaves"),
     "kv_cache_dtype": EngineFlag(
         "Cache",
-        f"auto (the dtype of the run), {', '.join(KV_CACHE_DTYPES)}; int8 (with a scale for each token and head) takes "
-        "half the memory of bfloat16",
+        f"auto (the dtype of the run), {', '.join(KV_CACHE_DTYPES)}; int8 (with a scale for each token and head; on a "
+        "CPU) and fp8 (without one; on an NVIDIA GPU) take half the memory of bfloat16",
     ),
     "num_gpu_blocks_override": EngineFlag("Cache", "exact number of KV-cache blocks", "what fits"),
     "block_size": EngineFlag("Cache", "tokens per KV-cache block", "the device's"),

@@ -16,6 +16,7 @@ from octavo.cli.flags import add_engine_flags, engine_arguments, help_text
 from octavo.config import DEFAULT_MODEL, EngineArgs
 from octavo.errors import ConfigError, shown
 from octavo.log import get_logger
+from octavo.parsers.registry import REASONING_PARSERS, TOOL_PARSERS, load_plugin
 from octavo.server.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     _add_network_flags(parser)
     _add_access_flags(parser)
     _add_api_flags(parser)
+    _add_response_store_flags(parser)
+    _add_parser_flags(parser)
     _add_service_flags(parser)
     add_engine_flags(parser, with_seed=True, defaults=_ENGINE_DEFAULTS)
 
@@ -150,10 +153,43 @@ def _add_api_flags(parser: argparse.ArgumentParser) -> None:
         choices=_CONTENT_FORMATS,
     )
     add("--response-role", "of the messages that the model writes", metavar="ROLE")
+    add(
+        "--default-chat-template-kwargs",
+        "variables for the chat template, a JSON object; a request's chat_template_kwargs go before them",
+        "{}",
+        metavar="JSON",
+    )
     add("--strict-fields", "an unknown field of a request is an error, not a warning", **_SWITCH)
     add("--return-tokens-as-token-ids", "logprobs name tokens as token_id:17", **_SWITCH)
     add("--enable-prompt-tokens-details", "usage says how many tokens the prefix cache had", **_SWITCH)
     add("--enable-force-include-usage", "every stream ends with its usage", **_SWITCH)
+
+
+def _add_response_store_flags(parser: argparse.ArgumentParser) -> None:
+    add = _adder(parser, "Stored responses")
+    add(
+        "--response-store-max-responses",
+        "of /v1/responses that are kept in memory, the oldest makes room; 0: none",
+        type=int,
+        metavar="N",
+    )
+    add("--response-store-max-bytes", "that they may take, with their conversations", type=int, metavar="BYTES")
+    add("--response-store-ttl", "after which a response is gone", type=float, metavar="SECONDS")
+
+
+def _add_parser_flags(parser: argparse.ArgumentParser) -> None:
+    add = _adder(parser, "Tool calls and reasoning")
+    formats: dict[str, Any] = {"metavar": "NAME"}
+    which = "{}, module:Class, none, or auto: what the chat template shows"
+    tool_names, reasoning_names = ", ".join(TOOL_PARSERS.names), ", ".join(REASONING_PARSERS.names)
+    add("--tool-call-parser", f"format of the model's tool calls: {which.format(tool_names)}", **formats)
+    add("--reasoning-parser", f"format of the model's reasoning: {which.format(reasoning_names)}", **formats)
+    add("--enable-auto-tool-choice", "accepted and not needed: tool_choice auto works with any parser", True, **_SWITCH)
+    plugin = "a Python file or module that registers {} parsers"
+    add("--tool-parser-plugin", plugin.format("tool call"), "none", metavar="PATH")
+    add("--reasoning-parser-plugin", plugin.format("reasoning"), "none", metavar="PATH")
+    add("--exclude-tools-when-tool-choice-none", "the prompt does not tell of tools that may not be called", **_SWITCH)
+    add("--reasoning-content", "answers carry the reasoning as reasoning_content too, for older clients", **_SWITCH)
 
 
 def _add_service_flags(parser: argparse.ArgumentParser) -> None:
@@ -200,10 +236,18 @@ def _settings(given: Mapping[str, Any], model: str) -> ServerSettings:
         values["root_path"] = _root_path(values["root_path"])
     if "max_body_bytes" in values:
         _check("max_body_bytes", values["max_body_bytes"] >= 1, values, "1 or more")
+    for name, least in (("response_store_max_responses", 0), ("response_store_max_bytes", 1)):
+        if name in values:
+            _check(name, values[name] >= least, values, f"{least} or more")
+    if "response_store_ttl" in values:
+        _check("response_store_ttl", 0 < values["response_store_ttl"] < math.inf, values, "seconds, more than 0")
     values["middleware"] = tuple(values.get("middleware", ()))
     for path in values["middleware"]:
         if not all(part.isidentifier() for part in path.split(".")) or "." not in path:
             raise ConfigError(f"--middleware must be an import path such as package.module.Name, got {path!r}")
+    if "default_chat_template_kwargs" in values:
+        values["default_chat_template_kwargs"] = _template_kwargs(values["default_chat_template_kwargs"])
+    _check_parsers(given)
     settings = ServerSettings(
         served_model_names=_texts("served_model_name", given.get("served_model_name", [model])),
         api_keys=_api_keys(given),
@@ -214,6 +258,30 @@ def _settings(given: Mapping[str, Any], model: str) -> ServerSettings:
     if settings.allow_credentials and "*" in settings.allowed_origins:
         raise ConfigError("--allow-credentials needs --allowed-origins that name the sites: * would let every site in")
     return settings
+
+
+def _check_parsers(given: Mapping[str, Any]) -> None:
+    """Import plugins, and refuse names that no parser has, before anything is started."""
+    for flag in ("tool_parser_plugin", "reasoning_parser_plugin"):
+        if flag in given:
+            load_plugin(given[flag])
+    for registry, name in (
+        (TOOL_PARSERS, given.get("tool_call_parser")),
+        (REASONING_PARSERS, given.get("reasoning_parser")),
+    ):
+        if name not in (None, "auto", "none"):
+            registry.get(name)
+
+
+def _template_kwargs(given: Any) -> dict[str, Any]:
+    """The variables of --default-chat-template-kwargs; a file may give them as a mapping."""
+    try:
+        values = json.loads(given) if isinstance(given, str) else given
+    except ValueError as error:
+        raise ConfigError(f"--default-chat-template-kwargs is no valid JSON: {error}; got {shown(given)}") from None
+    from octavo.tokenizer.chat_template import check_template_kwargs
+
+    return check_template_kwargs(values)
 
 
 def _api_keys(given: Mapping[str, Any]) -> tuple[str, ...]:

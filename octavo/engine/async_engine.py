@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator
 from typing import TypeVar
 
 from octavo import errors
+from octavo.engine.grammars import grammar_compiler
 from octavo.engine.inputs import InputProcessor, Prompt
 from octavo.engine.messages import Add, Failed, Finish, Opened, Ready, Step
 from octavo.engine.opened import OpenedModel
@@ -52,6 +53,7 @@ class AsyncEngine:
         self.chat_template = opened.chat_template
         self.defaults = opened.defaults
         self.inputs = InputProcessor(opened.config.model, opened.config.scheduler, tokenizer, opened.defaults)
+        self._compiler = grammar_compiler(opened, lambda: tokenizer)
         self.metrics = metrics
         self._process = process
         self._max_num_queued_reqs = max_num_queued_reqs
@@ -120,6 +122,8 @@ class AsyncEngine:
             OverloadedError: too many requests wait, or the engine is about to stop; the request did not start.
             EngineError: the request was ended by a failure; EngineDeadError: with all others, for good.
         """
+        if params.structured_outputs is not None and self.tokenizer is not None:
+            await self._compiler.check(params.structured_outputs)
         key = str(next(self._ids))  # ids of clients may come twice
         requests = self.inputs.requests(key, prompt, params, priority)
         self._check_open(len(requests))

@@ -8,12 +8,14 @@ from octavo.config import EngineArgs, EngineConfig, resolve
 from octavo.engine.engine import Engine
 from octavo.engine.generation_config import sampling_defaults
 from octavo.engine.opened import OpenedModel
+from octavo.engine.structuring import Structuring
 from octavo.executor.uniproc import UniprocExecutor
 from octavo.loading.config_reader import read_checkpoint
 from octavo.loading.gguf import GGUFFile
 from octavo.loading.sources import fetch_model
 from octavo.models.registry import get_model_class
 from octavo.platforms.select import current_platform
+from octavo.structured.compiler import GrammarCompiler
 from octavo.tokenizer.chat_template import resolve_chat_template
 
 
@@ -46,8 +48,8 @@ def open_model(args: EngineArgs) -> OpenedModel:
     )
 
 
-def start_engine(config: EngineConfig) -> Engine:
-    """Load the model, plan the memory, and get ready for requests.
+def start_engine(config: EngineConfig, compiler: GrammarCompiler) -> Engine:
+    """Load the model, plan the memory, and get ready for requests, whose grammars `compiler` compiles.
 
     Raises:
         ConfigError, ModelError, OutOfMemoryError: as their messages say; nothing keeps running.
@@ -60,7 +62,13 @@ def start_engine(config: EngineConfig) -> Engine:
     except BaseException:
         executor.shutdown()
         raise
-    return Engine(config.scheduler, layout, executor, enable_prefix_caching=config.cache.enable_prefix_caching)
+    return Engine(
+        config.scheduler,
+        layout,
+        executor,
+        enable_prefix_caching=config.cache.enable_prefix_caching,
+        structuring=Structuring(compiler, vocab_size=config.model.vocab_size, eos_token_ids=config.model.eos_token_ids),
+    )
 
 
 def _tokenizer_path(args: EngineArgs, model_path: Path) -> Path:

@@ -18,6 +18,7 @@ from octavo.engine.generation_config import SamplingDefaults
 from octavo.errors import ContextLengthError, InvalidRequestError, shown, unknown_name
 from octavo.request import Request
 from octavo.sampling_params import SamplingParams
+from octavo.structured.compiler import GrammarCompiler
 from octavo.tokenizer.load import Tokenizer
 
 MAX_BAD_WORDS_TOKENS = 1024
@@ -41,11 +42,14 @@ class InputProcessor:
         scheduler: SchedulerConfig,
         tokenizer: Tokenizer | None,
         defaults: SamplingDefaults,
+        compiler: GrammarCompiler | None = None,
     ) -> None:
+        """`compiler` tries what requests say of the form of their output; without one somebody else did that before."""
         self._model = model
         self._scheduler = scheduler
         self._tokenizer = tokenizer
         self._defaults = defaults
+        self._compiler = compiler
         self._rng = random.Random(model.seed)
 
     def prompt(self, given: Any, *, add_special_tokens: bool = True) -> Prompt:
@@ -88,6 +92,8 @@ class InputProcessor:
             )
         params = params.clone()
         self._check_params(params)
+        if params.structured_outputs is not None and self._compiler is not None:
+            self._compiler.compile(params.structured_outputs)
         bad_words = self._bad_words(params)
         max_tokens = self._max_tokens(params, len(prompt.token_ids))
         seed = params.seed if params.seed is not None else self._rng.getrandbits(63)
@@ -184,8 +190,13 @@ class InputProcessor:
                     f"{name} is {value}, but at most {limit} are allowed; ask for fewer or raise max_logprobs",
                     param=name,
                 )
+        if params.thinking_token_budget is not None and params.reasoning_markers is None:
+            raise InvalidRequestError(
+                "thinking_token_budget needs a model whose reasoning octavo can tell from its answer; leave it out",
+                param="thinking_token_budget",
+            )
         if self._tokenizer is None:
-            for name in ("stop", "bad_words"):
+            for name in ("stop", "bad_words", "structured_outputs"):
                 if getattr(params, name):
                     raise InvalidRequestError(
                         f"{name} needs a tokenizer, but the engine was built with skip_tokenizer_init", param=name

@@ -95,7 +95,7 @@ class _Sequence:
             if update.logprobs is not None:
                 self._add_logprobs(update.logprobs[position], names)
             is_last = position == len(update.new_token_ids) - 1
-            ended_by_token = is_last and update.finish_reason is FinishReason.STOP
+            ended_by_token = is_last and update.finish_reason is FinishReason.STOP and not update.completes_structure
             if not ended_by_token or self.params.include_stop_str_in_output:
                 matched = self._add_text(token_id)
                 if matched is not None:

@@ -16,6 +16,7 @@ import zmq
 
 from octavo.engine.build import open_model, start_engine
 from octavo.engine.client import EngineClient
+from octavo.engine.grammars import grammar_compiler
 from octavo.engine.messages import Add, Failed, Finish, Open, Opened, Ready, Step, Stop, decode_to_engine, encode
 from octavo.errors import EngineDeadError, EngineError, OctavoError
 from octavo.log import get_logger
@@ -124,7 +125,7 @@ def _serve(channel: Channel) -> int:
     assert isinstance(message, Open)
     opened = open_model(message.args)
     channel.send(Opened(opened))
-    engine = start_engine(opened.config)
+    engine = start_engine(opened.config, grammar_compiler(opened, opened.tokenizer))
     channel.send(Ready())
     try:
         EngineLoop(channel, engine).run()

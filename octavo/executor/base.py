@@ -1,11 +1,11 @@
-"""Executor: the only way from the engine to devices. Six methods."""
+"""Executor: the only way from the engine to devices. Seven methods."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
-from octavo.batch import ScheduledBatch, StepOutput
+from octavo.batch import GrammarBitmask, ScheduledBatch, StepOutput
 from octavo.config import KVCacheLayout
 
 
@@ -43,6 +43,10 @@ class Executor(ABC):
     @abstractmethod
     def execute(self, batch: ScheduledBatch) -> PendingStep:
         """Start a step. Steps run in order. What goes wrong is raised here or by the step's `result`."""
+
+    @abstractmethod
+    def sample(self, batch: ScheduledBatch, bitmask: GrammarBitmask | None) -> None:
+        """Have a step sampled that `awaits_bitmask`, once; None restricts nothing. The next step is executed later."""
 
     @abstractmethod
     def call(self, method: str) -> list[Any]:

@@ -101,6 +101,18 @@ class CPUKernels:
         parts = [pack_rows(self.extension, weight, halves=gate is not None)]
         return QuantizedLinear(self, parts, len(weight), bias, float_output=float_output, gate=gate)
 
+    def pack_fp8(
+        self,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        *,
+        float_output: bool = False,
+        gate: str | None = None,
+    ) -> None:
+        """There is no product of 8 bits in floating point: CPUs have no instructions for it."""
+        return None
+
     def pack_blocks(
         self,
         shards: Sequence[tuple[Tensor, str]],

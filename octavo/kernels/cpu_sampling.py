@@ -35,6 +35,15 @@ class CPUSampling:
         )
         return token_ids
 
+    def apply_bitmask_(self, logits: Tensor, rows: Tensor, words: Tensor) -> None:
+        num_rows = len(rows)
+        assert words.shape == (num_rows, -(-logits.shape[1] // 32))
+        assert words.dtype is torch.int32
+        assert words.is_contiguous()
+        self._team.bitmask(
+            *_rows(logits), _column(rows, num_rows, torch.int64), words.data_ptr(), words.stride(0), num_rows
+        )
+
     def penalize_(
         self,
         logits: Tensor,

@@ -14,6 +14,7 @@ from torch import Tensor
 from octavo.kernels import triton_layers
 from octavo.kernels.gpu_sampling import GPUSampling
 from octavo.kernels.torch_ops import DenseLinear
+from octavo.kernels.triton_fp8 import MIN_CAPABILITY
 from octavo.kernels.triton_launch import gpu_family, gpu_traits
 from octavo.kernels.triton_linear import Gate, Norm, linear
 
@@ -28,6 +29,39 @@ class GPULinear(DenseLinear):
             x,
             self.weight,
             self.bias,
+            norm=None if norm is None else Norm(*norm),
+            gate=None if self.gate is None else Gate(self.gate),
+            residual=residual,
+            out_dtype=torch.float32 if self.float_output else None,
+        )
+
+
+class Fp8Linear:
+    """A weight float8_e4m3fn [out, in] with a float32 scale for each of its rows.
+
+    Few tokens are multiplied as they are with the widened weight; of many, each is rounded to 8 bits itself.
+    """
+
+    nbytes = 0
+    arithmetic = "float8_e4m3fn"
+
+    def __init__(
+        self, weight: Tensor, scale: Tensor, bias: Tensor | None, *, float_output: bool, gate: str | None
+    ) -> None:
+        self.weight, self.scale, self.bias = weight, scale, bias
+        self.float_output, self.gate = float_output, gate
+
+    def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        return (self.weight[ids].float() * self.scale[ids, None]).to(dtype)
+
+    def __call__(
+        self, x: Tensor, *, norm: tuple[Tensor, float] | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        return linear(
+            x,
+            self.weight,
+            self.bias,
+            scale=self.scale,
             norm=None if norm is None else Norm(*norm),
             gate=None if self.gate is None else Gate(self.gate),
             residual=residual,
@@ -56,6 +90,20 @@ class GPUKernels:
     ) -> None:
         """There is no product of 8-bit numbers yet."""
         return None
+
+    def pack_fp8(
+        self,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        *,
+        float_output: bool = False,
+        gate: str | None = None,
+    ) -> Fp8Linear | None:
+        """None where the GPU has no products of 8 bits in floating point, or where one is AMD's."""
+        if torch.version.hip is not None or torch.cuda.get_device_capability(self._device) < MIN_CAPABILITY:
+            return None
+        return Fp8Linear(weight, scale, bias, float_output=float_output, gate=gate)
 
     def pack_blocks(
         self,

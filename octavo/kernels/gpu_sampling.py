@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from octavo.kernels import torch_sampling
+from octavo.kernels.triton_bitmask import apply_bitmask_
 from octavo.kernels.triton_logprobs import gather_logprobs
 from octavo.kernels.triton_penalties import apply_penalties_
 from octavo.kernels.triton_sampling import argmax, sample
@@ -34,8 +35,16 @@ class GPUSampling:
     ) -> Tensor:
         any_top_k, any_top_p = bool((top_k > 0).any()), bool((top_p < 1).any())
         columns = self._upload(temperature, min_p, top_k, top_p, uniforms)
-        names = ("temperature", "min_p", "top_k", "top_p", "uniforms")
-        return sample(logits, **dict(zip(names, columns, strict=True)), any_top_k=any_top_k, any_top_p=any_top_p)
+        return sample(logits, *columns, any_top_k=any_top_k, any_top_p=any_top_p)
+
+    def draw_on_device(
+        self, logits: Tensor, temperature: Tensor, min_p: Tensor, top_k: Tensor, top_p: Tensor, uniforms: Tensor
+    ) -> Tensor:
+        """`draw` with columns that the device has, and launches that are the same for all of their values."""
+        return sample(logits, temperature, min_p, top_k, top_p, uniforms)
+
+    def apply_bitmask_(self, logits: Tensor, rows: Tensor, words: Tensor) -> None:
+        apply_bitmask_(logits, *self._upload(rows, words))
 
     def penalize_(
         self,

@@ -60,6 +60,13 @@ def pack_int8(weight: Tensor, bias: Tensor | None, *, float_output: bool = False
     return None
 
 
+def pack_fp8(
+    weight: Tensor, scale: Tensor, bias: Tensor | None, *, float_output: bool = False, gate: str | None = None
+) -> None:
+    """Plain torch has no product of 8-bit numbers on every device."""
+    return None
+
+
 def pack_blocks(
     shards: Sequence[tuple[Tensor, str]],
     in_features: int,

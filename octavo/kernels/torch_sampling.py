@@ -145,6 +145,15 @@ def invert(weights: Tensor, uniforms: Tensor) -> Tensor:
 # ---- penalties ----
 
 
+def apply_bitmask_(logits: Tensor, rows: Tensor, words: Tensor) -> None:
+    """Set the logits of tokens whose bit in `words` [M, W] is not set to -inf, in the rows [M] of logits [R, V]."""
+    device = logits.device
+    bits = words.to(device)[:, :, None] >> torch.arange(32, dtype=torch.int32, device=device)
+    forbidden = (bits & 1).flatten(1)[:, : logits.shape[1]] == 0
+    at = rows.to(device)
+    logits[at] = logits[at].masked_fill_(forbidden, -torch.inf)
+
+
 def penalize_(
     logits: Tensor,
     rows: Tensor,

@@ -2,7 +2,8 @@
 
 The keys of one block and head lie in one piece (4 KB for 16 tokens of 128 numbers of 16 bits), their values a fixed
 distance behind them: a program of attention, which serves one KV head, reads long runs of memory, and finds both by one
-look-up in the block table. A block is one piece of memory, so that it can be copied or moved as one.
+look-up in the block table. A block is one piece of memory, so that it can be copied or moved as one. What is written is
+rounded to the dtype of the cache: that of the run, or float8_e4m3fn (with no scale: beyond 448 it is cut off).
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ def _cache_write_kernel(
     d = tl.arange(0, DP)
     is_real = (heads < HKV)[:, None] & (d < D)[None, :]
     here = (heads * D)[:, None] + d[None, :]
-    k = tl.load(k_ptr + token * k_stride + here, mask=is_real)
-    v = tl.load(v_ptr + token * v_stride + here, mask=is_real)
+    k = tl.load(k_ptr + token * k_stride + here, mask=is_real).to(kv_ptr.dtype.element_ty)
+    v = tl.load(v_ptr + token * v_stride + here, mask=is_real).to(kv_ptr.dtype.element_ty)
     tl.store(kv_ptr + _cache_offsets(slot, heads, d, heads < 0, HKV, D, PAGE), k, mask=is_real)
     tl.store(kv_ptr + _cache_offsets(slot, heads, d, heads >= 0, HKV, D, PAGE), v, mask=is_real)
 
@@ -133,14 +134,15 @@ def _rotary_cache_kernel(
         rest = tl.where(is_value[:, None], raw_rest, rest.to(raw_rest.dtype))
         there = (r < D)[None, :]
         tl.store(q_at + r[None, :], rest, mask=there & to_query)
-        tl.store(kv_ptr + _cache_offsets(slot, kv_heads, r, is_value, HKV, D, PAGE), rest, mask=there & to_cache)
+        cached = rest.to(kv_ptr.dtype.element_ty)
+        tl.store(kv_ptr + _cache_offsets(slot, kv_heads, r, is_value, HKV, D, PAGE), cached, mask=there & to_cache)
     turned = tl.where(is_value[:, None], raw_first, (first * cos - second * sin).to(raw_first.dtype))
     turned_second = tl.where(is_value[:, None], raw_second, (second * cos + first * sin).to(raw_first.dtype))
     kv_at = kv_ptr + _cache_offsets(slot, kv_heads, h, is_value, HKV, D, PAGE)
     tl.store(q_at + h[None, :], turned, mask=inside & to_query)
     tl.store(q_at + HALF + h[None, :], turned_second, mask=inside & to_query)
-    tl.store(kv_at, turned, mask=inside & to_cache)
-    tl.store(kv_at + HALF, turned_second, mask=inside & to_cache)
+    tl.store(kv_at, turned.to(kv_ptr.dtype.element_ty), mask=inside & to_cache)
+    tl.store(kv_at + HALF, turned_second.to(kv_ptr.dtype.element_ty), mask=inside & to_cache)
 
 
 def cache_write(kv_cache: Tensor, k: Tensor, v: Tensor, slot_mapping: Tensor) -> None:

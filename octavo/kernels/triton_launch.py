@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -25,6 +26,9 @@ import torch
 from torch import Tensor
 
 Grid = tuple[int, ...]
+
+# What a block of `compiling_in_threads` has compiled or begun to.
+_seen: ContextVar[set[str] | None] = ContextVar("_seen", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +63,30 @@ def compiling_in_threads() -> Iterator[None]:
     Most of the compiler works without the interpreter's lock.
     """
     triton = import_module("triton")
-    if not hasattr(triton, "AsyncCompileMode"):
-        yield
-        return
-    with ThreadPoolExecutor(min(32, len(os.sched_getaffinity(0)))) as threads, triton.AsyncCompileMode(threads):
-        yield
+    token = _seen.set(set())
+    try:
+        if not hasattr(triton, "AsyncCompileMode"):
+            yield
+            return
+        with ThreadPoolExecutor(min(32, len(os.sched_getaffinity(0)))) as threads, triton.AsyncCompileMode(threads):
+            yield
+    finally:
+        _seen.reset(token)
+
+
+def _compile(kernel: Any, grid: Grid, args: tuple[Any, ...], constants: dict[str, Any]) -> None:
+    """Compiles `kernel` for such arguments; in a block of `compiling_in_threads` a second time costs next to nothing.
+
+    Layers and steps start the same kernels again and again, and Triton finds that out only when it has made all that
+    a compilation needs but the last part.
+    """
+    seen = _seen.get()
+    what = [arg.dtype if isinstance(arg, Tensor) else arg for arg in args]
+    key = f"{kernel.fn.__module__}.{kernel.fn.__name__}{what}{constants}"
+    if seen is None or key not in seen:
+        kernel.warmup(*args, grid=grid, **constants)
+    if seen is not None:
+        seen.add(key)
 
 
 @lru_cache
@@ -93,7 +116,7 @@ def launch(kernel: Any, grid: Grid, *args: Any, **constants: Any) -> None:
     if 0 not in grid:
         options = {"launch_pdl": True} if constants.get("PDL") else {}
         if args[0].is_meta:
-            kernel.warmup(*args, grid=grid, **constants, **options)
+            _compile(kernel, grid, args, constants | options)
         else:
             kernel[grid](*args, **constants, **options)
 

@@ -8,8 +8,9 @@ Three kernels, each deterministic: the whole of K belongs to one program, and no
   enough bytes in flight.
 * `wide_kernel`, M up to 64 and many rows: tensor cores, with the rows of the weight as the long side of the tile.
 
-What follows the product is fused into its store: bias, act(gate) * up, the sum with a residual. Which kernel with which
-tile is for `triton_tiles` to say; where it has none, cuBLAS or hipBLAS multiplies.
+What follows the product is fused into its store: bias, act(gate) * up, the sum with a residual. A weight of 8 bits is
+made as wide as x when it is there, and its rows' scales are applied to the sums. Which kernel with which tile is for
+`triton_tiles` to say; where it has none, cuBLAS or hipBLAS multiplies, or `triton_fp8` in 8 bits.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from octavo.kernels import triton_layers
+from octavo.kernels import triton_fp8, triton_layers
 from octavo.kernels.triton_launch import gpu_family, launch_dependent, next_power_of_2
 from octavo.kernels.triton_layers import GELU, GELU_TANH, IDENTITY, SILU, activate
-from octavo.kernels.triton_tiles import FmaTile, MmaTile, Tile, choose_tile
+from octavo.kernels.triton_tiles import FmaTile, MmaTile, Tile, choose_fp8_tile, choose_tile
 
 _ACTIVATIONS = {"": IDENTITY, "silu": SILU, "gelu": GELU, "gelu_tanh": GELU_TANH}
 _NO_NORM, _RMS, _GEMMA_RMS = (tl.constexpr(kind) for kind in range(3))
@@ -93,9 +94,9 @@ def _weights(w_ptr, up_ptr, norm_ptr, w_at, columns, K: tl.constexpr, GATED: tl.
 
 @triton.jit
 def fma_kernel(
-    x_ptr, w_ptr, y_ptr, norm_ptr, bias_ptr, residual_ptr, N, x_stride, w_stride, up_rows, residual_stride, eps,
-    K: tl.constexpr, M: tl.constexpr, BM: tl.constexpr, ROW_STEP: tl.constexpr, NORM: tl.constexpr,
-    GATED: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr,
+    x_ptr, w_ptr, y_ptr, norm_ptr, scale_ptr, bias_ptr, residual_ptr, N, x_stride, w_stride, up_rows, residual_stride,
+    eps, K: tl.constexpr, M: tl.constexpr, BM: tl.constexpr, ROW_STEP: tl.constexpr, NORM: tl.constexpr,
+    GATED: tl.constexpr, ACT: tl.constexpr, SCALED: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr,
     BN: tl.constexpr, BK: tl.constexpr, PRE: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """BN outputs a program. Output n has row n * ROW_STEP of the weight, and with GATED also the one `up_rows` below.
@@ -144,16 +145,20 @@ def fma_kernel(
         out_up *= rms
     inside = (rn < N)[None, :] & (rm < M)[:, None]
     _finish(
-        out, out_up, y_ptr, bias_ptr, residual_ptr, N, up_rows, residual_stride, n[None, :], rm[:, None], inside,
-        ROW_STEP, GATED, ACT, BIAS, RESIDUAL,
+        out, out_up, y_ptr, scale_ptr, bias_ptr, residual_ptr, N, up_rows, residual_stride, n[None, :], rm[:, None],
+        inside, ROW_STEP, GATED, ACT, SCALED, BIAS, RESIDUAL,
     )  # fmt: skip
 
 
 @triton.jit
-def _finish(out, out_up, y_ptr, bias_ptr, residual_ptr, N, up_rows, residual_stride, n, m, inside,
-            ROW_STEP: tl.constexpr, GATED: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr,
+def _finish(out, out_up, y_ptr, scale_ptr, bias_ptr, residual_ptr, N, up_rows, residual_stride, n, m, inside,
+            ROW_STEP: tl.constexpr, GATED: tl.constexpr, ACT: tl.constexpr, SCALED: tl.constexpr, BIAS: tl.constexpr,
             RESIDUAL: tl.constexpr):  # fmt: skip
-    """What follows the product: bias, gate, residual; stores outputs n of tokens m, those that are `inside`."""
+    """What follows the product: scale, bias, gate, residual; stores outputs n of tokens m, those that are `inside`."""
+    if SCALED:
+        out *= tl.load(scale_ptr + n * ROW_STEP)
+        if GATED:
+            out_up *= tl.load(scale_ptr + n * ROW_STEP + up_rows)
     if BIAS:
         out += tl.load(bias_ptr + n * ROW_STEP).to(tl.float32)
         if GATED:
@@ -170,9 +175,9 @@ def _finish(out, out_up, y_ptr, bias_ptr, residual_ptr, N, up_rows, residual_str
 
 @triton.jit(do_not_specialize=["M"])
 def mma_kernel(
-    x_ptr, w_ptr, y_ptr, bias_ptr, residual_ptr, M, N, x_stride, w_stride, up_rows, residual_stride,
-    K: tl.constexpr, ROW_STEP: tl.constexpr, GATED: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr,
-    RESIDUAL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, KS: tl.constexpr,
+    x_ptr, w_ptr, y_ptr, scale_ptr, bias_ptr, residual_ptr, M, N, x_stride, w_stride, up_rows, residual_stride,
+    K: tl.constexpr, ROW_STEP: tl.constexpr, GATED: tl.constexpr, ACT: tl.constexpr, SCALED: tl.constexpr,
+    BIAS: tl.constexpr, RESIDUAL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, KS: tl.constexpr,
     STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """BN outputs of up to BM tokens a program; KS parts of K are multiplied side by side and summed at the end.
@@ -194,24 +199,25 @@ def mma_kernel(
     for k in tl.range(0, KC, BK, num_stages=STAGES):
         w = tl.load(w_at + k, eviction_policy="evict_first")
         x = tl.load(x_at + k, mask=(rm < M)[None, :, None], other=0.0)
-        acc = tl.dot(x, w, acc)
+        acc = tl.dot(x, w.to(x.dtype), acc)
         if GATED:
-            acc_up = tl.dot(x, tl.load(w_at + up_rows * w_stride + k, eviction_policy="evict_first"), acc_up)
+            up = tl.load(w_at + up_rows * w_stride + k, eviction_policy="evict_first")
+            acc_up = tl.dot(x, up.to(x.dtype), acc_up)
     if PDL:
         gdc_launch_dependents()
     inside = (rn < N)[None, :] & (rm < M)[:, None]
     _finish(
-        tl.sum(acc, 0), tl.sum(acc_up, 0), y_ptr, bias_ptr, residual_ptr, N, up_rows, residual_stride,
-        n[None, :], rm[:, None], inside, ROW_STEP, GATED, ACT, BIAS, RESIDUAL,
+        tl.sum(acc, 0), tl.sum(acc_up, 0), y_ptr, scale_ptr, bias_ptr, residual_ptr, N, up_rows, residual_stride,
+        n[None, :], rm[:, None], inside, ROW_STEP, GATED, ACT, SCALED, BIAS, RESIDUAL,
     )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["M"])
 def wide_kernel(
-    x_ptr, w_ptr, y_ptr, bias_ptr, residual_ptr, M, N, x_stride, w_stride, up_rows, residual_stride,
-    K: tl.constexpr, ROW_STEP: tl.constexpr, GATED: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr,
-    RESIDUAL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
-    PDL: tl.constexpr,
+    x_ptr, w_ptr, y_ptr, scale_ptr, bias_ptr, residual_ptr, M, N, x_stride, w_stride, up_rows, residual_stride,
+    K: tl.constexpr, ROW_STEP: tl.constexpr, GATED: tl.constexpr, ACT: tl.constexpr, SCALED: tl.constexpr,
+    BIAS: tl.constexpr, RESIDUAL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """BN outputs of up to BM tokens a program, with the outputs in the rows of the tensor cores' tile."""
     if PDL:
@@ -227,15 +233,16 @@ def wide_kernel(
     for k in tl.range(0, K, BK, num_stages=STAGES):
         w = tl.load(w_at + k, eviction_policy="evict_first")
         x = tl.load(x_at + k, mask=(rm < M)[None, :], other=0.0)
-        acc = tl.dot(w, x, acc)
+        acc = tl.dot(w.to(x.dtype), x, acc)
         if GATED:
-            acc_up = tl.dot(tl.load(w_at + up_rows * w_stride + k, eviction_policy="evict_first"), x, acc_up)
+            up = tl.load(w_at + up_rows * w_stride + k, eviction_policy="evict_first")
+            acc_up = tl.dot(up.to(x.dtype), x, acc_up)
     if PDL:
         gdc_launch_dependents()
     inside = (rn < N)[:, None] & (rm < M)[None, :]
     _finish(
-        acc, acc_up, y_ptr, bias_ptr, residual_ptr, N, up_rows, residual_stride, n[:, None], rm[None, :], inside,
-        ROW_STEP, GATED, ACT, BIAS, RESIDUAL,
+        acc, acc_up, y_ptr, scale_ptr, bias_ptr, residual_ptr, N, up_rows, residual_stride, n[:, None], rm[None, :],
+        inside, ROW_STEP, GATED, ACT, SCALED, BIAS, RESIDUAL,
     )  # fmt: skip
 
 
@@ -244,6 +251,7 @@ def linear(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
+    scale: Tensor | None = None,
     norm: Norm | None = None,
     gate: Gate | None = None,
     residual: Tensor | None = None,
@@ -254,7 +262,8 @@ def linear(
 
     Args:
         x: rows of K numbers side by side.
-        weight: [N, K], or [2N, K] with a gate; of the dtype of x.
+        weight: [N, K], or [2N, K] with a gate; of the dtype of x, or float8_e4m3fn.
+        scale: float32, what each row of a weight of 8 bits is multiplied with.
         bias: one number for each row of the weight.
         residual: [M, N]; overwritten with the sum, and returned.
         out_dtype: of the result, where there is no residual; default: that of x.
@@ -262,22 +271,22 @@ def linear(
     """
     num_tokens, in_features = x.shape
     size = weight.shape[0] if gate is None else weight.shape[0] // 2
-    assert x.dtype == weight.dtype
+    assert weight.dtype is (x.dtype if scale is None else torch.float8_e4m3fn)
     assert weight.shape[1] == in_features
     assert x.stride(1) == weight.stride(1) == 1
     assert residual is None or (residual.shape == (num_tokens, size) and residual.stride(1) == 1)
     if tile is None:
-        family = gpu_family(x.device)
-        tile = choose_tile(family, x.dtype, num_tokens, size, in_features, gated=gate is not None)
+        choose = choose_tile if scale is None else choose_fp8_tile
+        tile = choose(gpu_family(x.device), x.dtype, num_tokens, size, in_features, gated=gate is not None)
     if tile is None:
-        return _library(x, weight, bias, norm, gate, residual, out_dtype or x.dtype)
+        return _library(x, weight, bias, scale, norm, gate, residual, out_dtype or x.dtype)
     if norm is not None and not isinstance(tile, FmaTile):
         x, norm = _normed(x, norm), None
     if residual is None:
         y = torch.empty((num_tokens, size), dtype=out_dtype or x.dtype, device=x.device)
     else:
         y = residual
-    _start(tile, x, weight, y, bias, norm, gate, residual)
+    _start(tile, x, weight, y, bias, scale, norm, gate, residual)
     return y
 
 
@@ -287,6 +296,7 @@ def _start(
     weight: Tensor,
     y: Tensor,
     bias: Tensor | None,
+    scale: Tensor | None,
     norm: Norm | None,
     gate: Gate | None,
     residual: Tensor | None,
@@ -300,6 +310,7 @@ def _start(
         "ROW_STEP": 2 if interleaved else 1,
         "GATED": gate is not None,
         "ACT": _ACTIVATIONS["" if gate is None else gate.activation],
+        "SCALED": scale is not None,
         "BIAS": bias is not None,
         "RESIDUAL": residual is not None,
         "BN": tile.outputs,
@@ -308,10 +319,10 @@ def _start(
         "num_warps": tile.warps,
     }
     grid = (triton.cdiv(size, tile.outputs),)
-    after = (weight if bias is None else bias, y)  # any tensor stands for one that is not there
+    after = (y if scale is None else scale, y if bias is None else bias, y)  # y stands for one that is not there
     if isinstance(tile, FmaTile):
         kind = _NO_NORM if norm is None else _GEMMA_RMS if norm.gemma else _RMS
-        factors, eps = (weight, 0.0) if norm is None else (norm.weight, norm.eps)
+        factors, eps = (y, 0.0) if norm is None else (norm.weight, norm.eps)
         early = min(tile.early, x.shape[1] // tile.columns)
         tokens = {"M": num_tokens, "BM": next_power_of_2(num_tokens)}
         launch_dependent(
@@ -334,6 +345,7 @@ def _library(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    scale: Tensor | None,
     norm: Norm | None,
     gate: Gate | None,
     residual: Tensor | None,
@@ -343,13 +355,15 @@ def _library(
 
     The product is added to a residual before it is rounded, in the same launch, where nothing comes between.
     """
-    x = x if norm is None else _normed(x, norm)
-    if residual is not None and bias is None and gate is None:
+    fused = (norm.weight, norm.eps) if scale is not None and norm is not None and not norm.gemma else None
+    if norm is not None and fused is None:
+        x = _normed(x, norm)
+    plain = scale is None and bias is None and gate is None
+    if plain and residual is not None:
         return residual.addmm_(x, weight.t())
-    to_float = out_dtype == torch.float32 != x.dtype and x.is_cuda and torch.version.hip is None
-    if to_float and bias is None and gate is None and residual is None:
+    if plain and out_dtype == torch.float32 != x.dtype and x.is_cuda and torch.version.hip is None:
         return torch.mm(x, weight.t(), out_dtype=torch.float32)
-    y = F.linear(x, weight, bias)
+    y = F.linear(x, weight, bias) if scale is None else triton_fp8.scaled_linear(x, weight, scale, bias, norm=fused)
     if gate is not None:
         if gate.interleaved:
             y = y.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1)

@@ -141,17 +141,17 @@ def top_p_goal(
     return top_p.to(tl.float64) * weight
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["number"])
 def narrow_kernel(
     x_ptr, best_ptr, temperature_ptr, min_p_ptr, top_k_ptr, top_p_ptr, above_ptr, last_sums_ptr, sums_ptr, counts_ptr,
-    last_state_ptr, state_ptr, goal_ptr, stride, TOP_K: tl.constexpr, PASS: tl.constexpr,
+    last_state_ptr, state_ptr, goal_ptr, stride, number, TOP_K: tl.constexpr,
     V: tl.constexpr, NB: tl.constexpr, BNB: tl.constexpr, B: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """One pass of the search for the lowest key kept by top_k (TOP_K) or top_p, over one block of one row.
+    """Pass `number` of the search for the lowest key kept by top_k (TOP_K) or top_p, over one block of one row.
 
-    It settles the digit of the pass before, and weighs what lies at or above lo + j * 16**(7 - PASS): sums [R, NB, 16],
+    It settles the digit of the pass before, and weighs what is at or above lo + j * 16**(7 - number): sums [R, NB, 16],
     states [R] are lo. `above` [R] is the key that top_k found: what lies below it does not count for top_p. Sum 0 of
-    pass 0 is the weight of what is above it, and `counts` [R, NB] the number of tokens there. PASS 8 settles only.
+    pass 0 is the weight of what is above it, and `counts` [R, NB] the number of tokens there. Pass 8 settles only.
     """
     overlap(PDL)
     row, block = tl.program_id(0), tl.program_id(1)
@@ -166,31 +166,39 @@ def narrow_kernel(
         largest = key_value((best_of_blocks(best_ptr, row, NB, BNB) >> 32).to(tl.int32))
         above = tl.load(above_ptr + row)
         lo = tl.full([], _LOWEST, tl.int32)
-        if PASS > 0:
+        if number > 0:
             if TOP_K:
                 goal = top_k.to(tl.float64)
-            elif PASS == 1:
+            elif number == 1:
                 goal = top_p_goal(last_sums_ptr, counts_ptr, row, top_k, top_p, above, largest, temperature, NB, BNB)
                 if block == 0:
                     tl.store(goal_ptr + row, goal)
             else:
                 goal = tl.load(goal_ptr + row)
-            lo = settled(last_sums_ptr, row, tl.load(last_state_ptr + row), 1 << (32 - 4 * PASS), goal, NB, BNB)
+            lo = settled(
+                last_sums_ptr,
+                row,
+                tl.load(last_state_ptr + row),
+                tl.full([], 1, tl.int64) << (32 - 4 * number),
+                goal,
+                NB,
+                BNB,
+            )
         if block == 0:
             tl.store(state_ptr + row, lo)
-        if PASS < 8:
+        if number < 8:
             _, exists, x = load_block(x_ptr, row, block, stride, V, B)
             key = order_key(x)
             value = weights_of(x, exists, largest, temperature, tl.load(min_p_ptr + row))
             value = tl.where(key >= above, value, 0.0)
-            if PASS == 0:
+            if number == 0:
                 tl.store(counts_ptr + row * NB + block, tl.sum(tl.where((value > 0) & (key > above), 1.0, 0.0), 0))
             if TOP_K:
                 value = tl.where(value > 0, 1.0, 0.0)
             at = sums_ptr + (row * NB + block) * _DIGITS
             tl.store(at, tl.sum(tl.where(key > above, value, 0.0), 0))
             for j in tl.static_range(1, 16):
-                candidate = lo.to(tl.int64) + (j << (28 - 4 * PASS))
+                candidate = lo.to(tl.int64) + (tl.full([], j, tl.int64) << (28 - 4 * number))
                 tl.store(at + j, tl.sum(tl.where(key >= candidate, value, 0.0), 0))
     elif block == 0:
         tl.store(state_ptr + row, _LOWEST)
@@ -278,8 +286,8 @@ def _floors(
             states[i],
             goals,
             logits.stride(0),
+            i,
             TOP_K=top_k,
-            PASS=i,
             V=vocab_size,
             NB=blocks,
             BNB=next_power_of_2(blocks),
@@ -291,12 +299,12 @@ def _floors(
 
 def sample(
     logits: Tensor,
-    *,
     temperature: Tensor,
     min_p: Tensor,
     top_k: Tensor,
     top_p: Tensor,
     uniforms: Tensor,
+    *,
     any_top_k: bool = True,
     any_top_p: bool = True,
 ) -> Tensor:

@@ -117,8 +117,11 @@ def add_tile(
     """Adds a tile of keys to the running maximum [ROWS], sum of weights [ROWS] and weighted values [ROWS, DP].
 
     `visible` [ROWS or 1, TOKENS] counts when MASKED. SOFT_CAP: scores become soft_cap * tanh(q k scale / 2), so `scale`
-    is twice that of the tanh's argument times log2(e), and `soft_cap` has the factor log2(e).
+    is twice that of the tanh's argument times log2(e), and `soft_cap` has the factor log2(e). Keys and values of 8 bits
+    become as wide as the queries.
     """
+    k = k.to(q.dtype)
+    v = v.to(q.dtype)
     scores = tl.dot(q, tl.trans(k), input_precision="ieee")
     if SOFT_CAP:
         scores = soft_cap - 2.0 * soft_cap / (tl.exp2(scores * scale) + 1.0)

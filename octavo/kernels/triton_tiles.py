@@ -16,6 +16,7 @@ import torch
 _DTYPES = (torch.bfloat16, torch.float16)  # in float32, for comparisons, the library multiplies
 _NARROW = 2048  # outputs up to which cuBLAS leaves bandwidth unused for 3 to 16 tokens
 _HEAD = 65536  # outputs from which a layer is a vocabulary
+_FP8_NARROW = 4096  # outputs up to which widened weights are faster than the library's product of 8 bits
 _FMA_TOKENS = 4
 
 
@@ -65,6 +66,7 @@ class Size(NamedTuple):
 
 
 MEASURED: dict[Size, Tile | None] = {}
+MEASURED_FP8: dict[Size, Tile | None] = {}  # of weights of 8 bits
 
 
 @lru_cache(maxsize=4096)
@@ -84,6 +86,38 @@ def choose_tile(
     if family != "sm_90" or num_tokens > 64:
         return None
     return _tensor_cores(size)
+
+
+@lru_cache(maxsize=4096)
+def choose_fp8_tile(
+    family: str, dtype: torch.dtype, num_tokens: int, outputs: int, in_features: int, *, gated: bool
+) -> Tile | None:
+    """`choose_tile` for a weight of 8 bits; None: the product of 8 bits is faster."""
+    size = Size(family, num_tokens, outputs, in_features, gated)
+    if size in MEASURED_FP8:
+        return MEASURED_FP8[size]
+    if dtype not in _DTYPES or num_tokens == 0:
+        return None
+    if num_tokens == 1:
+        return _fp8_one_token(size)
+    if num_tokens == 2:
+        return _fma(size, 2, 512, 1, 2) if gated else _fma(size, 4, 512, 1, 4)
+    if num_tokens <= 16 and not gated and outputs <= _FP8_NARROW and in_features % 512 == 0:
+        deep = in_features >= 8192 and in_features % 1024 == 0
+        return MmaTile(16, 128, 8 if deep else 4, 3, 8 if deep else 4)
+    return None
+
+
+def _fp8_one_token(size: Size) -> FmaTile:
+    """Twice the numbers of a tile of 16 bits: the bytes under way are what counts."""
+    k = size.in_features
+    if size.gated:
+        return _fma(size, 2, 512, 2, 1) if k <= 2048 else _fma(size, 4, 1024, 4, 4)
+    if k <= 2048 or size.outputs <= _NARROW:
+        return _fma(size, 4, 1024, 2, 4)
+    if k >= 8192:
+        return _fma(size, 8, 1024, 1, 4)
+    return _fma(size, 8, 1024 if size.outputs <= 4096 else 512, 2, 4)
 
 
 def _one_token(size: Size) -> FmaTile:

@@ -23,6 +23,7 @@ class Linear(Layer):
 
     method: LinearMethod
     weight: nn.Parameter
+    weight_scale: nn.Parameter
     bias: nn.Parameter | None
     multiply: LinearFunction
     float_output = False
@@ -57,6 +58,9 @@ class Linear(Layer):
     def attach(self, kernels: Kernels) -> None:
         super().attach(kernels)
         self.method.attach(self, kernels)
+
+    def dummy_value(self, name: str) -> float | None:
+        return self.method.dummy_value(name)
 
     @property
     def packed_bytes(self) -> int:

@@ -18,12 +18,14 @@ from octavo.layers.linear import Linear
 from octavo.models.base import CausalLM
 from octavo.models.registry import get_model_class
 from octavo.quantization.base import LinearMethod, Weight
+from octavo.quantization.fp8 import Fp8LinearMethod
 from octavo.quantization.gguf import GGUFLinearMethod
 from octavo.quantization.int8 import Int8ChannelLinearMethod, Int8LinearMethod
 from octavo.quantization.unquantized import UnquantizedLinearMethod
 
 LINEAR_METHODS: dict[str | None, type[LinearMethod]] = {
     None: UnquantizedLinearMethod,
+    "fp8": Fp8LinearMethod,
     "gguf": GGUFLinearMethod,
     "int8": Int8LinearMethod,
     "int8_channel": Int8ChannelLinearMethod,
@@ -46,7 +48,8 @@ def build_model(model_config: ModelConfig, device: torch.device) -> CausalLM:
     dtype: torch.dtype = getattr(torch, model_config.dtype)
     for _, layer in _layers(model):
         if isinstance(layer, Linear):
-            layer.method = LINEAR_METHODS[model_config.quantization]()
+            method = LINEAR_METHODS[model_config.quantization]
+            layer.method = method.for_head() if isinstance(layer, LMHead) else method()
         elif isinstance(layer, Embedding):
             layer.keeps_blocks = model_config.quantization == "gguf"
         layer.create_weights(dtype, device)

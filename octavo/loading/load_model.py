@@ -37,16 +37,16 @@ def load_model(model_config: ModelConfig, load_config: LoadConfig, device: torch
         model = build_model(model_config, device)
         init_dummy(model, load_config.seed, kernels)
         return model
-    weights = GGUFWeights(path) if load_config.load_format == "gguf" else _folder_weights(path)
+    weights = GGUFWeights(path) if load_config.load_format == "gguf" else _folder_weights(path, device)
     model = build_model(model_config, device)
     load_weights(model, _with_progress(weights, load_config.use_tqdm_on_load), kernels)
     return model
 
 
-def _folder_weights(folder: Path) -> SafetensorsWeights | PickledWeights:
+def _folder_weights(folder: Path, device: torch.device) -> SafetensorsWeights | PickledWeights:
     """Safetensors where there are any, else pickled weights."""
     pickled = PICKLED_FILES.present(folder) and not SAFETENSORS_FILES.present(folder)
-    return PickledWeights(folder) if pickled else SafetensorsWeights(folder)
+    return PickledWeights(folder) if pickled else SafetensorsWeights(folder, pinned=device.type == "cuda")
 
 
 def _with_progress(

@@ -1,4 +1,4 @@
-"""The CUDA platform: one GPU of NVIDIA, or of AMD where torch is built for ROCm, which goes by the same names."""
+"""The CUDA platform: one GPU of NVIDIA."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = get_logger(__name__)
 
 class CudaPlatform(Platform):
     name: ClassVar[str] = "cuda"
-    attention_backends: ClassVar[tuple[str, ...]] = ("TRITON_ATTN", "TORCH_SDPA")
+    attention_backends: ClassVar[tuple[str, ...]] = ("TRITON_ATTN", "FLASH_ATTN", "FLASHINFER", "TORCH_SDPA")
     runs_ahead: ClassVar[bool] = True
 
     @property
@@ -59,8 +59,7 @@ class CudaPlatform(Platform):
 
     def describe(self) -> str:
         properties = torch.cuda.get_device_properties(self.device)
-        family = f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
         return (
             f"cuda ({properties.name}, compute capability {properties.major}.{properties.minor}, "
-            f"{properties.total_memory / 2**30:.0f} GiB, {family})"
+            f"{properties.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda})"
         )

@@ -9,6 +9,7 @@ from octavo.errors import ConfigError
 from octavo.platforms.base import Platform
 from octavo.platforms.cpu import CpuPlatform
 from octavo.platforms.cuda import CudaPlatform
+from octavo.platforms.rocm import RocmPlatform
 
 
 def current_platform(num_threads: int | None = None) -> Platform:
@@ -26,4 +27,6 @@ def current_platform(num_threads: int | None = None) -> Platform:
         raise ConfigError("OCTAVO_DEVICE is cuda, but torch finds no GPU here; unset it, or set it to cpu")
     if asked not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"OCTAVO_DEVICE must be auto, cpu or cuda, got {asked!r}")
-    return CudaPlatform() if has_gpu and asked != "cpu" else CpuPlatform(num_threads)
+    if not has_gpu or asked == "cpu":
+        return CpuPlatform(num_threads)
+    return CudaPlatform() if torch.version.hip is None else RocmPlatform()

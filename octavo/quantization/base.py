@@ -57,6 +57,15 @@ class LinearKernels(Protocol):
     def pack_int8(
         self, weight: Tensor, bias: Tensor | None, *, float_output: bool = False, gate: str | None = None
     ) -> LinearFunction | None: ...
+    def pack_fp8(
+        self,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        *,
+        float_output: bool = False,
+        gate: str | None = None,
+    ) -> LinearFunction | None: ...
     def pack_blocks(
         self,
         shards: Sequence[tuple[Tensor, str]],
@@ -75,6 +84,7 @@ class LinearLayer(Protocol):
     shard_sizes: tuple[int, ...]  # rows of each tensor of the checkpoint, stacked in this order
     has_bias: bool
     weight: nn.Parameter  # made by the method
+    weight_scale: nn.Parameter  # of each row, made by a method whose weight has scales
     bias: nn.Parameter | None  # made by the method
     multiply: LinearFunction  # made by the method, when it is attached to kernels
     float_output: bool  # the result is float32 whatever the dtype of the run
@@ -82,6 +92,11 @@ class LinearLayer(Protocol):
 
 
 class LinearMethod(ABC):
+    @classmethod
+    def for_head(cls) -> LinearMethod:
+        """The method of the layer that makes logits, in a model whose other layers have this one."""
+        return cls()
+
     @abstractmethod
     def create_weights(self, linear: LinearLayer, dtype: torch.dtype, device: torch.device) -> None:
         """Allocates the parameters of `linear`."""
@@ -101,6 +116,10 @@ class LinearMethod(ABC):
     @abstractmethod
     def share(self, linear: LinearLayer, weight: nn.Parameter, blocks: GGUFTensor | None) -> None:
         """Takes the weight of another layer, in place of loading. It is still to be filled where there are `blocks`."""
+
+    def dummy_value(self, name: str) -> float | None:
+        """`Layer.dummy_value` for a linear layer."""
+        return None
 
     @abstractmethod
     def attach(self, linear: LinearLayer, kernels: LinearKernels) -> None:

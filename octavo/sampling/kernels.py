@@ -36,6 +36,15 @@ class SamplingKernels(Protocol):
         """
         ...
 
+    def apply_bitmask_(self, logits: Tensor, rows: Tensor, words: Tensor) -> None:
+        """Set the logits of tokens whose bit is not set to -inf, in place.
+
+        Args:
+            rows: [M] int64, rows of `logits`, each once.
+            words: [M, W] int32, W = ceil(V / 32); bit i % 32 of word i // 32 is token i's.
+        """
+        ...
+
     def penalize_(
         self,
         logits: Tensor,

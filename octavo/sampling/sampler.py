@@ -1,27 +1,29 @@
 """Sampler: one token for each row of logits, each row by its own request's parameters.
 
-The order of the steps is vLLM's: log probabilities from the raw logits; constraints (allowed tokens, bad words,
-min_tokens, bias); penalties; then argmax for greedy rows, and temperature, min_p, top_k, top_p and a draw for others.
+The order of the steps is vLLM's: what a grammar allows; log probabilities from the raw logits; constraints (allowed
+tokens, bad words, min_tokens, bias); penalties; then argmax for greedy rows, and temperature, min_p, top_k, top_p and a
+draw for others.
 Knows slots, not requests' names: the worker decides which request has which slot.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from octavo.batch import NewRequest
+from octavo.batch import GrammarBitmask, NewRequest
 from octavo.sampling.constraints import Constraints
 from octavo.sampling.history import History
 from octavo.sampling.kernels import SamplingKernels
 from octavo.sampling.logprobs import NO_LOGPROBS, LogprobTensors, gather_logprobs, to_host
 from octavo.sampling.random_numbers import uniforms
 
-__all__ = ["History", "LogprobTensors", "Sampler", "SamplerOutput"]
+__all__ = ["Draw", "History", "LogprobTensors", "Sampler", "SamplerOutput"]
 
 _FLOAT32 = np.finfo(np.float32)
 
@@ -36,6 +38,24 @@ class SamplerOutput:
     def to_host(self) -> SamplerOutput:
         """The same on the host, once the device has come to it."""
         return SamplerOutput(to_host(self.token_ids), None if self.logprobs is None else self.logprobs.to_host())
+
+
+@dataclass(slots=True)
+class Draw:
+    """How R rows choose a token each from their logits: columns on the host, [R]."""
+
+    temperature: NDArray[np.float32]  # 0 is greedy
+    min_p: NDArray[np.float32]
+    top_k: NDArray[np.int64]  # 0 is off
+    top_p: NDArray[np.float64]
+    uniforms: NDArray[np.float64]
+
+    @property
+    def greedy(self) -> bool:
+        return not self.temperature.any()
+
+    def columns(self) -> tuple[NDArray[Any], ...]:
+        return self.temperature, self.min_p, self.top_k, self.top_p, self.uniforms
 
 
 class _Columns:
@@ -103,7 +123,13 @@ class Sampler:
         self._constraints.remove(slot)
         self._logprob_token_ids.pop(slot, None)
 
-    def sample(self, logits: Tensor, slots: Tensor | NDArray[np.integer], history: History) -> SamplerOutput:
+    def sample(
+        self,
+        logits: Tensor,
+        slots: Tensor | NDArray[np.integer],
+        history: History,
+        bitmask: GrammarBitmask | None = None,
+    ) -> SamplerOutput:
         """Choose the next token of R rows.
 
         Args:
@@ -112,9 +138,12 @@ class Sampler:
                 others.
             slots: [R] integers; a tensor is best on the host.
             history: of the same R rows.
+            bitmask: the tokens that some rows may get. Log probabilities are those among these tokens.
         """
         host_slots = (slots.cpu().numpy() if isinstance(slots, Tensor) else slots).astype(np.int64)
         logits = logits.float()
+        if bitmask is not None:
+            self.kernels.apply_bitmask_(logits, torch.from_numpy(bitmask.rows), torch.from_numpy(bitmask.words))
         edits = self._constraints.collect(host_slots, history)
         penalised = np.flatnonzero(self._columns.penalised[host_slots])
         num_logprobs = self._columns.num_logprobs[host_slots]
@@ -143,19 +172,34 @@ class Sampler:
             presence=torch.from_numpy(columns.presence[slots]),
         )
 
-    def _choose(self, logits: Tensor, slots: NDArray[np.int64], history: History) -> Tensor:
+    def draw_alone(self, slots: NDArray[np.int64], history: History) -> Draw | None:
+        """How rows in these slots [R] choose, if all that is to be done is to choose.
+
+        None: of some the logits are edited first, or log probabilities are wanted.
+        """
         columns = self._columns
-        temperature = columns.temperature[slots]
-        if not temperature.any():
-            return self.kernels.argmax(logits)
-        return self.kernels.draw(
-            logits,
-            torch.from_numpy(temperature),
-            torch.from_numpy(columns.min_p[slots]),
-            torch.from_numpy(columns.top_k[slots]),
-            torch.from_numpy(columns.top_p[slots]),
-            torch.from_numpy(uniforms(columns.seed[slots], history.num_output_tokens)),
+        if (
+            columns.penalised[slots].any()
+            or (columns.num_logprobs[slots] != NO_LOGPROBS).any()
+            or self._constraints.collect(slots, history) is not None
+        ):
+            return None
+        return self._draw(slots, history)
+
+    def _draw(self, slots: NDArray[np.int64], history: History) -> Draw:
+        columns = self._columns
+        return Draw(
+            columns.temperature[slots],
+            columns.min_p[slots],
+            columns.top_k[slots],
+            columns.top_p[slots],
+            uniforms(columns.seed[slots], history.num_output_tokens),
         )
+
+    def _choose(self, logits: Tensor, slots: NDArray[np.int64], history: History) -> Tensor:
+        if not self._columns.temperature[slots].any():
+            return self.kernels.argmax(logits)
+        return self.kernels.draw(logits, *map(torch.from_numpy, self._draw(slots, history).columns()))
 
     def _ids_of_rows(self, slots: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
         """The ids to score, of the rows whose requests name them."""

@@ -15,12 +15,17 @@ import bisect
 import time
 from dataclasses import dataclass, field
 
-from octavo.batch import CachedRequests, NewRequest, ScheduledBatch, StepOutput
+import numpy as np
+
+from octavo.batch import CachedRequests, GrammarBitmask, NewRequest, ScheduledBatch, StepOutput
 from octavo.config import KVCacheLayout, SchedulerConfig
 from octavo.request import FinishReason, Request, RequestStatus, RequestUpdate, TokenLogprobs
 from octavo.scheduler.kv_cache import KVCacheManager
 from octavo.scheduler.queue import RequestQueue
 from octavo.scheduler.stop import check_stop
+from octavo.structured.output_state import OutputState, Verdict
+
+NO_ALLOWED_TOKEN = "no_allowed_token"  # the stop reason of an output that can't go on: its structure is not complete
 
 
 @dataclass(slots=True)
@@ -70,14 +75,18 @@ class Scheduler:
         self._released: list[str] = []
         self._sampled: dict[int, list[Request]] = {}  # by step under way: the requests it samples for
         self._prompt_logprobs: dict[str, list[TokenLogprobs]] = {}  # of prompts that are not computed yet
+        self._states: dict[str, OutputState] = {}  # of requests whose next token may be restricted
 
     @property
     def has_unfinished(self) -> bool:
         return bool(self.requests)
 
-    def add_request(self, request: Request) -> None:
+    def add_request(self, request: Request, state: OutputState | None = None) -> None:
+        """Queue a request. `state` says which tokens its output may have."""
         assert request.request_id not in self.requests, f"request id {request.request_id} is in use"
         self.requests[request.request_id] = request
+        if state is not None:
+            self._states[request.request_id] = state
         self.waiting.push(request)
 
     # ---- deciding ----
@@ -102,7 +111,19 @@ class Scheduler:
             total_num_scheduled_tokens=self.config.max_num_batched_tokens - step.budget,
             sampled_request_ids=[request.request_id for request in step.sampled],
             released_request_ids=released,
+            awaits_bitmask=bool(self._states) and any(r.request_id in self._states for r in step.sampled),
         )
+
+    def grammar_bitmask(self, batch: ScheduledBatch, vocab_size: int) -> GrammarBitmask | None:
+        """What the requests of a step may get next. All steps before this one are taken in; None: anything."""
+        rows: list[int] = []
+        words = np.empty((len(batch.sampled_request_ids), -(-vocab_size // 32)), np.int32)
+        for row, request_id in enumerate(batch.sampled_request_ids):
+            # A request that has ended meanwhile has no state: whatever it gets is dropped.
+            state = self._states.get(request_id)
+            if state is not None and state.fill(words[len(rows)]):
+                rows.append(row)
+        return GrammarBitmask(rows=np.array(rows, np.int64), words=words[: len(rows)]) if rows else None
 
     def _continue_running(self, step: _Step) -> None:
         """Give running requests what they want of the budget, in order; nearly always that is one token each."""
@@ -220,10 +241,18 @@ class Scheduler:
 
     def _append(self, request: Request, token_ids: list[int], logprobs: list[TokenLogprobs] | None) -> RequestUpdate:
         is_first = not request.output_token_ids
-        stop = None
+        stop: tuple[FinishReason, int | str | None] | None = None
+        completes_structure = False
+        state = self._states.get(request.request_id) if self._states else None
         for num_taken, token_id in enumerate(token_ids, start=1):
+            verdict = Verdict.GOES_ON if state is None else state.advance(token_id)
+            if verdict is Verdict.REFUSED:  # other fields left no token that the structure allows
+                token_ids, stop = token_ids[: num_taken - 1], (FinishReason.LENGTH, NO_ALLOWED_TOKEN)
+                break
             request.output_token_ids.append(token_id)
             stop = check_stop(request)
+            if verdict is Verdict.COMPLETE and (stop is None or stop[0] is not FinishReason.STOP):
+                stop, completes_structure = (FinishReason.STOP, None), True
             if stop is not None:
                 token_ids = token_ids[:num_taken]
                 break
@@ -240,7 +269,10 @@ class Scheduler:
             update.prompt_logprobs = [None, *self._prompt_logprobs.pop(request.request_id, [])]
         if stop is not None:
             update.finish_reason, update.stop_reason = stop
+            update.completes_structure = completes_structure
             self._finish(request, *stop)
+        elif state is not None and state.is_free:
+            del self._states[request.request_id]
         return update
 
     def _wants_prompt_logprobs(self, request: Request) -> bool:
@@ -264,6 +296,7 @@ class Scheduler:
         request.finish_reason, request.stop_reason = reason, stop_reason
         self.waiting.forget(request, waiting=not was_running)
         self._prompt_logprobs.pop(request.request_id, None)
+        self._states.pop(request.request_id, None)
         self.stats.num_finished += 1
         del self.requests[request.request_id]
 

@@ -17,7 +17,7 @@ from octavo.server.failures import CatchAll, exception_handler
 from octavo.server.keys import OPEN_PATHS, KeyCheck
 from octavo.server.limits import BodyLimit
 from octavo.server.request_log import RequestLog
-from octavo.server.routes import chat, completions, health, models, page, tokenize
+from octavo.server.routes import chat, completions, health, messages, models, page, responses, tokenize
 from octavo.server.settings import ServerSettings
 from octavo.server.state import attach
 from octavo.server.user_middleware import user_middleware
@@ -38,7 +38,7 @@ def create_app(engine: AsyncEngine, settings: ServerSettings) -> FastAPI:
     Raises:
         ConfigError: a middleware of the settings can't be imported.
     """
-    routers = [routes.router for routes in (health, models, tokenize, chat, completions, page)]
+    routers = [routes.router for routes in (health, models, tokenize, chat, completions, responses, messages, page)]
     paths = {route.path for router in routers for route in router.routes if isinstance(route, APIRoute)}
     handle = exception_handler({path for path in paths if path == "/" or not path.endswith("/")})
     app = FastAPI(

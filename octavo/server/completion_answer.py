@@ -13,7 +13,7 @@ from octavo.sampling_params import SamplingParams
 from octavo.server.generation import PromptOutput
 from octavo.server.logprobs import CompletionLogprobsWriter, TokenTexts, joined, prompt_logprobs
 from octavo.server.protocol.completion import CompletionRequest
-from octavo.server.streaming import ChunkWriter, encode_json
+from octavo.server.streaming import Chunks, ChunkWriter, encode_json
 from octavo.server.token_count import TokenCount
 from octavo.tokenizer.base import Tokenizer
 
@@ -103,7 +103,7 @@ class CompletionAnswer:
         return self.tokenizer.decode(prompt.token_ids, skip_special_tokens=self.params.skip_special_tokens)
 
 
-class CompletionChunks:
+class CompletionChunks(Chunks):
     """Outputs of the kind DELTA as chunks."""
 
     def __init__(self, answer: CompletionAnswer, *, usage_at_end: bool, usage_everywhere: bool) -> None:

@@ -1,4 +1,4 @@
-"""Errors on their way out: every exception of a route or a middleware becomes an answer with OpenAI's error object."""
+"""Errors on their way out: every exception of a route or a middleware becomes an answer in the API's own form."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from octavo.errors import unknown_name
+from octavo.server.anthropic_errors import anthropic_body, is_anthropic
 from octavo.server.errors import ApiError, error_reply
+from octavo.server.paths import path_below_root
 
 _LONGEST_PATH = 100  # characters of it in a message
 
 
-def error_response(error: BaseException) -> Response:
+def error_response(error: BaseException, scope: Scope) -> Response:
     """The whole answer to a request that ended with `error`."""
-    status, body, headers = error_reply(error)
-    return Response(json.dumps(body), status, headers, media_type="application/json")
+    reply = error_reply(error)
+    body = anthropic_body(reply) if is_anthropic(path_below_root(scope)) else reply.body
+    return Response(json.dumps(body), reply.status, reply.headers, media_type="application/json")
 
 
 def exception_handler(route_paths: Collection[str]) -> Callable[[Request, Exception], Coroutine[Any, Any, Response]]:
@@ -33,7 +36,7 @@ def exception_handler(route_paths: Collection[str]) -> Callable[[Request, Except
                 error = ApiError(
                     404, unknown_name("route", request.scope["path"][:_LONGEST_PATH], route_paths), type="Not Found"
                 )
-        return error_response(error)
+        return error_response(error, request.scope)
 
     return handle
 
@@ -62,6 +65,6 @@ class CatchAll:
         except Exception as error:
             if scope["type"] != "http":
                 raise
-            response = error_response(error)
+            response = error_response(error, scope)
             if not started:  # else the connection is closed on an answer without an end
                 await response(scope, receive, send)

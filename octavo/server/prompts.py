@@ -14,7 +14,7 @@ from octavo.errors import ContextLengthError, InvalidRequestError, RequestError
 from octavo.server.protocol.chat import ChatCompletionRequest
 from octavo.server.protocol.completion import CompletionRequest
 from octavo.server.protocol.sampling import SamplingFields
-from octavo.tokenizer.chat_template import choose_template
+from octavo.tokenizer.chat_template import choose_template, knows_tools, with_tools_told
 
 if TYPE_CHECKING:
     from octavo.engine.async_engine import AsyncEngine
@@ -52,6 +52,21 @@ async def chat_prompt(
         return _prompt(engine, body, text, "messages", bool(body.add_special_tokens), max_tokens or 1)
 
     return await near_or_far(_num_chars(body.messages), make)
+
+
+async def chat_token_ids(engine: AsyncEngine, settings: ServerSettings, body: ChatCompletionRequest) -> list[int]:
+    """The token ids of a conversation, which may be longer than the context.
+
+    Raises:
+        InvalidRequestError: messages that are none, or that the template refuses.
+    """
+
+    def encode() -> list[int]:
+        text = render_chat(engine, settings, body)
+        assert engine.tokenizer is not None
+        return engine.tokenizer.encode(text, add_special_tokens=bool(body.add_special_tokens))
+
+    return await near_or_far(_num_chars(body.messages), encode)
 
 
 def check_room(engine: AsyncEngine, prompts: list[Prompt], max_tokens: int | None, field: str) -> None:
@@ -117,18 +132,34 @@ def render_chat(engine: AsyncEngine, settings: ServerSettings, body: ChatComplet
             param="messages",
         )
     template = choose_template(engine.tokenizer.chat_template, engine.chat_template, has_tools=bool(body.tools))
+    messages, tools = with_tools_told(
+        template, _with_known_roles(body.messages, template), _tools(settings, body, template)
+    )
     text = engine.tokenizer.apply_chat_template(
-        _with_known_roles(body.messages, template),
-        tools=body.tools or None,
+        messages,
+        tools=tools,
         add_generation_prompt=body.opens_message,
         continue_final_message=bool(body.continue_final_message),
         tokenize=False,
         chat_template=template,
         chat_template_content_format=settings.chat_template_content_format,
-        chat_template_kwargs=body.template_kwargs(),
+        chat_template_kwargs={**settings.default_chat_template_kwargs, **body.template_kwargs()},
     )
     assert isinstance(text, str)
     return text
+
+
+def _tools(settings: ServerSettings, body: ChatCompletionRequest, template: str) -> list[dict[str, Any]] | None:
+    """The tools that the prompt tells of. Those that may not be called are left to templates that know of tools."""
+    if not body.tools:
+        return None
+    hidden = settings.exclude_tools_when_tool_choice_none or not knows_tools(template)
+    if body.tool_choice == "none" and hidden:
+        return None
+    return [
+        tool.model_dump(exclude_unset=True, exclude={"function": {"strict"}}) | {"type": "function"}
+        for tool in body.tools
+    ]
 
 
 def _with_known_roles(messages: list[dict[str, Any]], template: str) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What a route reaches from its request: the engine, the settings, and the name of the model it serves."""
+"""What a route reaches from its request: the engine, the settings, the stored responses, the name of its model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, cast
 from fastapi import FastAPI, Request
 
 from octavo.errors import NotFoundError, shown
+from octavo.server.reply import ReplyFormats
+from octavo.server.response_background import BackgroundResponses
+from octavo.server.response_store import ResponseStore
 from octavo.server.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -14,9 +17,20 @@ if TYPE_CHECKING:
 
 
 def attach(app: FastAPI, engine: AsyncEngine, settings: ServerSettings) -> None:
-    """Make both reachable from the app's requests."""
+    """Make them reachable from the app's requests, what follows from them, and a store for responses.
+
+    Raises:
+        ConfigError: the settings name a parser that there is not.
+    """
     app.state.engine = engine
     app.state.settings = settings
+    app.state.formats = ReplyFormats.choose(engine, settings)
+    app.state.background = BackgroundResponses(settings.response_store_max_responses)
+    app.state.responses = ResponseStore(
+        max_responses=settings.response_store_max_responses,
+        max_bytes=settings.response_store_max_bytes,
+        ttl=settings.response_store_ttl,
+    )
 
 
 def engine_of(request: Request) -> AsyncEngine:
@@ -25,6 +39,18 @@ def engine_of(request: Request) -> AsyncEngine:
 
 def settings_of(request: Request) -> ServerSettings:
     return cast(ServerSettings, request.app.state.settings)
+
+
+def responses_of(request: Request) -> ResponseStore:
+    return cast(ResponseStore, request.app.state.responses)
+
+
+def background_of(request: Request) -> BackgroundResponses:
+    return cast(BackgroundResponses, request.app.state.background)
+
+
+def formats_of(request: Request) -> ReplyFormats:
+    return cast(ReplyFormats, request.app.state.formats)
 
 
 def check_model(request: Request, model: str | None) -> str:

@@ -5,8 +5,8 @@ What is the same in every chunk of a stream is encoded once. It knows no shape o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -14,10 +14,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from octavo.server.errors import error_reply
-from octavo.server.generation import CLIENT_CLOSED_REQUEST, ClientDisconnected, Outputs, PromptOutput, while_connected
+from octavo.server.generation import CLIENT_CLOSED_REQUEST, ClientDisconnected, while_connected
 from octavo.server.token_count import TokenCount
 
 encode_json = msgspec.json.encode
+_T = TypeVar("_T")
+_Item = TypeVar("_Item", contravariant=True)
 _END = b"}\n\n"
 _DONE = b"data: [DONE]\n\n"
 
@@ -60,25 +62,43 @@ class ChunkWriter:
         return self._prefix + b'],"usage":' + encode_json(self.count.usage()) + _END + _DONE
 
 
-class Chunks(Protocol):
+class Events(Protocol[_Item]):
     """One kind of stream."""
+
+    def of(self, item: _Item) -> bytes:
+        """The events that an output gives, maybe none."""
+
+    def end(self) -> bytes:
+        """What ends a stream."""
+
+    def failed(self, error: Exception) -> bytes:
+        """What ends a stream that `error` has broken off."""
+
+
+class Chunks:
+    """The streams of OpenAI's completions, by what is the same in them."""
 
     writer: ChunkWriter
 
-    def of(self, item: PromptOutput) -> bytes:
-        """The events that an output gives, maybe none."""
+    def end(self) -> bytes:
+        return self.writer.end()
+
+    def failed(self, error: Exception) -> bytes:
+        return b"data: " + encode_json(error_reply(error).body) + b"\n\n" + _DONE
 
 
-async def stream(request: Request, outputs: Outputs, chunks: Chunks, headers: Mapping[str, str]) -> Response:
+async def stream(
+    request: Request, outputs: AsyncGenerator[_T, None], events: Events[_T], headers: Mapping[str, str]
+) -> Response:
     """The answer to a streaming request. Raises what `outputs` raises before its first output."""
     try:
         first = await while_connected(request.receive, anext(outputs))
     except ClientDisconnected:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    return EventStream(first, outputs, chunks, headers)
+    return EventStream(first, outputs, events, headers)
 
 
-class EventStream(Response):
+class EventStream(Response, Generic[_T]):
     """Sends events.
 
     Args:
@@ -86,10 +106,12 @@ class EventStream(Response):
         outputs: those that follow; closed in every case, which aborts what is unfinished.
     """
 
-    def __init__(self, first: PromptOutput, outputs: Outputs, chunks: Chunks, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, first: _T, outputs: AsyncGenerator[_T, None], events: Events[_T], headers: Mapping[str, str]
+    ) -> None:
         self._first = first
         self._outputs = outputs
-        self._chunks = chunks
+        self._events = events
         self.status_code = 200
         self.background = None
         all_headers = {
@@ -111,13 +133,13 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
-            of = self._chunks.of
+            of = self._events.of
             await self._send_body(send, of(self._first))
             async for item in self._outputs:
                 await self._send_body(send, of(item))
-            last = self._chunks.writer.end()
+            last = self._events.end()
         except Exception as error:
-            last = b"data: " + encode_json(error_reply(error).body) + b"\n\n" + _DONE
+            last = self._events.failed(error)
         await send({"type": "http.response.body", "body": last, "more_body": False})
 
     @staticmethod

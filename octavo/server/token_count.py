@@ -18,6 +18,7 @@ class TokenCount:
         self._with_details = with_details
         self._num_cached: dict[int, int] = {}  # by prompt
         self.num_completion_tokens = 0
+        self.num_reasoning_tokens: int | None = None  # None: reasoning is not told apart
 
     def note_cached(self, item: PromptOutput) -> None:
         self._num_cached[item.prompt_index] = item.output.num_cached_tokens or 0
@@ -25,4 +26,4 @@ class TokenCount:
     def usage(self) -> dict[str, Any]:
         """The `Usage` so far."""
         num_cached = sum(self._num_cached.values()) if self._with_details else None
-        return usage_dict(self._num_prompt_tokens, self.num_completion_tokens, num_cached)
+        return usage_dict(self._num_prompt_tokens, self.num_completion_tokens, num_cached, self.num_reasoning_tokens)

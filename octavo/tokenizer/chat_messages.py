@@ -69,6 +69,9 @@ def _message(given: Any, where: str, content_format: str) -> dict[str, Any]:
     role = message.get("role")
     if not isinstance(role, str) or not role:
         raise _fail(f"{where}.role", f"must be a string such as 'user', got {shown(given.get('role'))}")
+    reasoning = message.get("reasoning") or message.get("reasoning_content")
+    if role == "assistant" and reasoning:
+        message["reasoning"] = message["reasoning_content"] = reasoning  # templates know it by either name
     if "tool_calls" in message:
         message["tool_calls"] = _tool_calls(message["tool_calls"], f"{where}.tool_calls")
     if "content" in message:

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
@@ -25,6 +25,7 @@ from jinja2.utils import Namespace
 from octavo.errors import ConfigError, InvalidRequestError, shown
 from octavo.tokenizer.chat_messages import check_messages, check_tools, plain_data
 from octavo.tokenizer.content_format import find_content_format
+from octavo.tokenizer.tool_prompt import has_calls, with_plain_tools
 
 MAX_TEMPLATE_CHARS = 1 << 20
 MAX_OUTPUT_CHARS = 1 << 26
@@ -126,9 +127,16 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 _SANDBOX = _Sandbox()
 
 
+class _Compiled(NamedTuple):
+    """A template, ready to run, and what it expects."""
+
+    template: jinja2.Template
+    content_format: str
+    knows_tools: bool
+
+
 @lru_cache(maxsize=64)
-def _compiled(template: str) -> tuple[jinja2.Template, str]:
-    """A template, ready to run, and its content format."""
+def _compiled(template: str) -> _Compiled:
     if len(template) > MAX_TEMPLATE_CHARS:
         raise InvalidRequestError(
             f"the chat template has {len(template)} characters, at most {MAX_TEMPLATE_CHARS} are allowed",
@@ -136,7 +144,8 @@ def _compiled(template: str) -> tuple[jinja2.Template, str]:
         )
     try:
         tree = _SANDBOX.parse(template)
-        return _SANDBOX.from_string(template), find_content_format(tree)
+        knows = "tools" in meta.find_undeclared_variables(tree)
+        return _Compiled(_SANDBOX.from_string(template), find_content_format(tree), knows)
     except jinja2.TemplateSyntaxError as error:
         raise InvalidRequestError(
             f"the chat template is no valid Jinja: {error.message} (line {error.lineno})", param="chat_template"
@@ -151,7 +160,28 @@ def content_format(template: str) -> str:
     Raises:
         InvalidRequestError: the template is no valid Jinja, or too long.
     """
-    return _compiled(template)[1]
+    return _compiled(template).content_format
+
+
+def knows_tools(template: str) -> bool:
+    """Whether a template writes tools.
+
+    Raises:
+        InvalidRequestError: the template is no valid Jinja, or too long.
+    """
+    return _compiled(template).knows_tools
+
+
+def with_tools_told(template: str, messages: Any, tools: Any) -> tuple[Any, Any]:
+    """The messages and the tools to render with a template: one that knows no tools gets them, their calls and their
+    results as text in messages (see `tool_prompt.py`), instead of leaving them out in silence.
+
+    Raises:
+        InvalidRequestError: the template, the messages or the tools are none.
+    """
+    if knows_tools(template) or not (tools or has_calls(messages)):
+        return messages, tools
+    return with_plain_tools(check_messages(messages, "openai"), check_tools(tools)), None
 
 
 def resolve_chat_template(given: str) -> str:
@@ -246,7 +276,7 @@ def render_chat(
             f"chat_template_content_format must be one of {', '.join(_FORMATS)}, got {shown(content_format)}",
             param="chat_template_content_format",
         )
-    compiled, own_format = _compiled(template)
+    compiled, own_format, _ = _compiled(template)
     conversation = check_messages(messages, own_format if content_format == "auto" else content_format)
     values = {**variables, "tools": check_tools(tools), "add_generation_prompt": add_generation_prompt}
     if not continue_final_message:

@@ -1,73 +1,138 @@
-"""CapturedStep: the forward pass of decode steps as CUDA graphs, one for each of some batch sizes.
+"""CapturedStep: steps of one token for each request as CUDA graphs, one for each of some numbers of requests.
 
 A graph holds the kernels of the model's own code over the step's buffers. A step that is smaller than its graph is
-filled up with requests that have no tokens. Graphs share one pool of memory: only one runs at a time.
+filled up with requests that have nothing in the cache. For a few requests, where Python would take longer than the
+device, the graph goes on to logits and to the choice of tokens.
 """
 
 from __future__ import annotations
 
 import time
+from enum import Enum
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from octavo.log import get_logger
+from octavo.sampling.sampler import Draw
+from octavo.worker.graph_pool import Graph, GraphPool
 from octavo.worker.input_batch import StepInputs
-from octavo.worker.step_graph import Forward, StepGraph
+from octavo.worker.step_graph import Forward, StepGraph, StepResult
+
+if TYPE_CHECKING:
+    from octavo.kernels.gpu_sampling import GPUSampling
 
 logger = get_logger(__name__)
 
-_LOGITS_UP_TO = 16  # requests: with so few the host has no time to launch the head; of more, logits take much memory
+FEW = 16  # requests, up to which the choice of tokens is part of the graph; logits of more take much memory
+
+
+class Ending(Enum):
+    """How far a graph goes."""
+
+    HIDDEN = "hidden states"
+    LOGITS = "logits"
+    ARGMAX = "argmax"
+    DRAW = "draw"
 
 
 class CapturedStep(StepGraph):
     """Serves steps of one token for each request, none of which is new: see `AttentionMetadata.isolated`."""
 
-    def __init__(self, forward: Forward, *, max_model_len: int) -> None:
+    chooses = True
+
+    def __init__(self, forward: Forward, pool: GraphPool, sampling: GPUSampling, *, max_model_len: int) -> None:
         self._forward = forward
+        self._pool = pool
+        self._sampling = sampling
         self._max_model_len = max_model_len
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor | None]] = {}
-        self._pool = torch.cuda.graph_pool_handle()
+        self._sizes = sizes_up_to(forward.buffers.max_num_seqs)
+        self._graphs: dict[tuple[int, Ending], Graph[Tensor]] = {}
+        self._capture_first()
+
+    @torch.inference_mode()
+    def _capture_first(self) -> None:
+        """Graphs for few requests, and one for each kind of kernel that more need; others when they are needed."""
         started = time.perf_counter()
-        sizes = _sizes(forward.buffers.max_num_seqs)
-        forward.buffers.pad(0, sizes[-1])
-        forward.buffers.upload(sizes[-1])
-        with torch.inference_mode():
-            for size in reversed(sizes):  # the largest first: the others find room in its memory
-                self._capture(size)
-        logger.info("captured %d steps in %.1f s", len(sizes), time.perf_counter() - started)
+        first = {size for size in self._sizes if size <= FEW or size in (32, 64)} | {self._sizes[-1]}
+        for size in sorted(first, reverse=True):  # the largest first: the others find room in its memory
+            self._pad(0, 0, size)
+            self._forward.buffers.upload(size)
+            for ending in (Ending.LOGITS, Ending.ARGMAX, Ending.DRAW) if size <= FEW else (Ending.HIDDEN,):
+                hidden = self._run_model(size, ending)  # compiles
+                if ending is Ending.HIDDEN:
+                    self._forward.model.compute_logits(hidden)
+                self._capture(size, ending)
+        logger.info("captured %d steps in %.1f s", len(self._graphs), time.perf_counter() - started)
 
-    def _capture(self, size: int) -> None:
-        self._run_model(size)  # once outside: kernels are compiled, libraries find their workspaces
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            hidden, logits = self._run_model(size)
-        self._graphs[size] = graph, hidden, logits
+    def _capture(self, size: int, ending: Ending) -> None:
+        self._graphs[size, ending] = self._pool.record(partial(self._run_model, size, ending))
 
-    def _run_model(self, size: int) -> tuple[Tensor, Tensor | None]:
+    def _run_model(self, size: int, ending: Ending) -> Tensor:
+        """Hidden states or logits of all rows, or their tokens, by the ending."""
         forward = self._forward
         forward.read_tokens(size)
         hidden = forward(
             num_tokens=size, num_requests=size, max_query_len=1, max_seq_len=self._max_model_len, isolated=True
         )
-        return hidden, forward.model.compute_logits(hidden) if size <= _LOGITS_UP_TO else None
+        if ending is Ending.HIDDEN:
+            return hidden
+        logits = forward.model.compute_logits(hidden)
+        if ending is Ending.LOGITS:
+            return logits
+        if ending is Ending.ARGMAX:
+            token_ids = self._sampling.argmax(logits)
+        else:
+            token_ids = self._sampling.draw_on_device(
+                logits, *(column.tensor[:size] for column in forward.buffers.draw)
+            )
+        forward.append(token_ids)
+        return token_ids
 
-    def accepts(self, inputs: StepInputs) -> bool:
-        return inputs.max_query_len == 1 and inputs.isolated
+    def accepts(self, inputs: StepInputs, *, all_hidden: bool) -> bool:
+        return inputs.max_query_len == 1 and inputs.isolated and not all_hidden
 
-    def run(self, inputs: StepInputs) -> tuple[Tensor, Tensor | None]:
-        num_requests = len(inputs.slots)
-        size = next(size for size in sorted(self._graphs) if size >= num_requests)
+    def run(self, inputs: StepInputs, draw: Draw | None) -> StepResult:
+        num_requests, num_sampled = len(inputs.slots), len(inputs.sampled_rows)
+        size = next(size for size in self._sizes if size >= num_requests)
         buffers = self._forward.buffers
-        buffers.pad(num_requests, size)
+        self._pad(num_requests, num_sampled, size)
+        if size > FEW:
+            ending = Ending.HIDDEN
+        elif draw is None or not inputs.all_sampled:
+            ending = Ending.LOGITS
+        elif draw.greedy:
+            ending = Ending.ARGMAX
+        else:
+            ending = Ending.DRAW
+            buffers.write_draw(draw)
         buffers.upload(size)
-        graph, hidden, logits = self._graphs[size]
-        graph.replay()
-        return hidden[:num_requests], None if logits is None else logits[:num_requests]
+        graph = self._graphs.get((size, ending))
+        if graph is None:
+            result = self._run_model(size, ending)
+            self._capture(size, ending)  # while the device runs what was launched
+        else:
+            result = graph.replay()
+        if ending in (Ending.ARGMAX, Ending.DRAW):
+            return StepResult(None, token_ids=result[:num_requests])
+        if not num_sampled:
+            return StepResult(None)
+        if ending is Ending.HIDDEN:  # the logits of all rows: products have the sizes that were compiled
+            result = self._forward.model.compute_logits(result)
+        if not inputs.all_sampled:
+            return StepResult(None, result[buffers.sampled_tokens.tensor[:num_sampled]])
+        return StepResult(None, result[:num_requests])
+
+    def _pad(self, num_requests: int, num_sampled: int, size: int) -> None:
+        buffers = self._forward.buffers
+        buffers.pad(num_requests, size, num_requests, size)
+        buffers.pad_sampled(num_sampled, size, self._forward.nowhere)
 
 
-def _sizes(largest: int) -> list[int]:
-    """1, 2, 4, 8, then steps of an eighth to a quarter, so that little of a step is filling."""
+def sizes_up_to(largest: int) -> list[int]:
+    """1, 2, 4, 8, 12, 16, then steps of an eighth to a quarter, so that little of a step is filling."""
     sizes = [size for size in (1, 2, 4, 8, 12) if size < largest]
     size = 16
     while size < largest:

@@ -34,13 +34,15 @@ def compile_ahead(
     groups: tuple[KVGroupSpec, ...],
     block_shape: tuple[int, ...],
 ) -> None:
-    """Compile what steps of decoding, of prompts and of both need; a model with quantized weights is left out.
+    """Compile what steps of decoding, of prompts and of both need.
+
+    Left out are models with quantized weights, and backends of other packages, which look at their tensors.
 
     Args:
         block_shape: of one layer's KV cache with a single block.
     """
     compiling = platform.compiling()
-    if compiling is None or config.model.quantization is not None:
+    if compiling is None or config.model.quantization is not None or not backend.capturable:
         return
     started, nowhere = time.perf_counter(), torch.device("meta")
     model = build_model(config.model, nowhere)
@@ -57,6 +59,7 @@ def compile_ahead(
     num_layers = 1 + max(layer_id for group in groups for layer_id in group.layer_ids)
     cache = torch.empty(block_shape, dtype=getattr(torch, config.cache.dtype), device=nowhere)
     forward = Forward(model, backend, groups, [cache] * num_layers, buffers, TokenTable(1, 1, nowhere))
+    sampling = platform.kernels.sampling
     with compiling:
         for requests, queries in _steps(scheduler.max_num_seqs, scheduler.max_num_batched_tokens):
             hidden = forward(
@@ -66,7 +69,9 @@ def compile_ahead(
                 max_seq_len=scheduler.max_model_len,
                 isolated=queries == 1,
             )
-            platform.kernels.sampling.argmax(model.compute_logits(hidden[:requests]))
+            logits = model.compute_logits(hidden[:requests])
+            sampling.argmax(logits)
+            sampling.draw_on_device(logits, *(column.tensor[:requests] for column in buffers.draw))
     logger.info("compiled kernels in %.1f s", time.perf_counter() - started)
 
 
@@ -76,6 +81,6 @@ def _steps(max_num_seqs: int, max_num_tokens: int) -> Iterator[tuple[int, int]]:
         if requests < max_num_seqs:
             yield requests, 1
     yield max_num_seqs, 1
-    for requests in (1, 4):
+    for requests in sorted({1, 4, 8, max_num_seqs}):
         if (queries := max_num_tokens // requests) > 1 and requests <= max_num_seqs:
             yield requests, queries

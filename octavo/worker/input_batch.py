@@ -35,12 +35,10 @@ class StepInputs:
     isolated: bool  # no row reads keys that another one writes in this step: only a newcomer finds such in the cache
     sampled_rows: IntArray  # [S], the rows for which a token is sampled
 
-    def sampled_of(self, x: Tensor) -> Tensor:
-        """Of x [T, C], one row for each token, those at the last positions of the sampled rows, [S, C]."""
-        if len(self.sampled_rows) == self.num_tokens:
-            return x
-        last = self.query_start[1:][self.sampled_rows] - 1
-        return x[torch.from_numpy(last).to(x.device, non_blocking=True)]
+    @property
+    def all_sampled(self) -> bool:
+        """Whether a token is sampled after every token of the step."""
+        return len(self.sampled_rows) == self.num_tokens
 
 
 class InputBatch:
@@ -64,16 +62,17 @@ class InputBatch:
     def slot(self, request_id: str) -> int:
         return self._slots[request_id]
 
-    def add(self, request: NewRequest) -> int:
-        """Take a row for the request; its number."""
-        slot = self._free_slots.pop()
-        self._slots[request.request_id] = slot
-        self.token_ids.write(slot, request.token_ids)
-        self.num_tokens[slot] = len(request.token_ids)
-        self.num_prompt_tokens[slot] = request.num_prompt_tokens
-        self._num_blocks[:, slot] = 0
-        self._append_blocks(slot, request.block_ids)
-        return slot
+    def add(self, requests: Sequence[NewRequest]) -> list[int]:
+        """Take a row for each of the requests; their numbers."""
+        slots = [self._free_slots.pop() for _ in requests]
+        self.token_ids.write(slots, [request.token_ids for request in requests])
+        for slot, request in zip(slots, requests, strict=True):
+            self._slots[request.request_id] = slot
+            self.num_tokens[slot] = len(request.token_ids)
+            self.num_prompt_tokens[slot] = request.num_prompt_tokens
+            self._num_blocks[:, slot] = 0
+            self._append_blocks(slot, request.block_ids)
+        return slots
 
     def remove(self, request_id: str) -> int:
         slot = self._slots.pop(request_id)
@@ -126,6 +125,7 @@ class InputBatch:
         # What no longer fits a context goes to the last column, which nothing reads.
         columns = np.minimum(self.num_tokens[sampled], row_length - 1)
         self._buffers.sampled_places.host[: len(sampled)] = sampled * row_length + columns
+        np.subtract(query_start[1:][inputs.sampled_rows], 1, out=self._buffers.sampled_tokens.host[: len(sampled)])
         return inputs
 
     def _write_tokens(self, inputs: StepInputs) -> None:
@@ -147,9 +147,10 @@ class InputBatch:
         np.multiply(token_slots, self.token_ids.row_length, out=buffers.token_places.host[:num_tokens])
         buffers.token_places.host[:num_tokens] += positions
 
-    def append_sampled(self, inputs: StepInputs, token_ids: Tensor) -> None:
-        """Write the tokens [S] that a step sampled behind what its sampled rows hold."""
-        self.token_ids.put(self._buffers.sampled_places, token_ids)
+    def append_sampled(self, inputs: StepInputs, token_ids: Tensor | None) -> None:
+        """Write the tokens [S] that a step sampled behind what its sampled rows hold. None: the step did so itself."""
+        if token_ids is not None:
+            self.token_ids.put(self._buffers.sampled_places, token_ids)
         self.num_tokens[inputs.slots[inputs.sampled_rows]] += 1
 
 

@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
-from octavo.batch import StepOutput
+from octavo.batch import GrammarBitmask, StepOutput
 from octavo.sampling.sampler import SamplerOutput
 
 
 class LaunchedStep:
-    """`output` lacks what the device samples; `result` waits for that alone, not for steps launched later."""
+    """`output` lacks what the device samples; `result` waits for that alone, not for steps launched later.
 
-    def __init__(self, output: StepOutput, sampled: SamplerOutput | None) -> None:
+    `sampler` launches the sampling, None where there is nothing to sample. It is called at once, or by `sample` in a
+    step that `awaits_bitmask`.
+    """
+
+    def __init__(
+        self,
+        output: StepOutput,
+        sampler: Callable[[GrammarBitmask | None], SamplerOutput] | None,
+        *,
+        awaits_bitmask: bool,
+    ) -> None:
         self._output = output
-        self._sampled = None if sampled is None else sampled.to_host()
+        self._sampler = sampler
+        self._sampled: SamplerOutput | None = None
         self._done: torch.cuda.Event | None = None
-        if sampled is not None and sampled.token_ids.is_cuda:
+        if not awaits_bitmask:
+            self.sample(None)
+
+    def sample(self, bitmask: GrammarBitmask | None) -> None:
+        """Launch the sampling, of tokens that `bitmask` allows. Called once, before the next step is launched."""
+        if self._sampler is None:
+            return
+        sampled = self._sampler(bitmask)
+        self._sampler = None
+        self._sampled = sampled.to_host()
+        if sampled.token_ids.is_cuda:
             self._done = torch.cuda.Event()
             self._done.record()
 

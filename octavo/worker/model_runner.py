@@ -6,18 +6,19 @@ It applies the batch to its rows, runs the model, samples, and reads the result.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from octavo.batch import NewRequest, ScheduledBatch, StepOutput
+from octavo.batch import GrammarBitmask, NewRequest, ScheduledBatch, StepOutput
 from octavo.models.base import CausalLM
 from octavo.request import TokenLogprobs
 from octavo.sampling.logprobs import prompt_logprobs
 from octavo.sampling.sampler import History, Sampler, SamplerOutput
-from octavo.worker.input_batch import InputBatch, StepInputs
+from octavo.worker.input_batch import InputBatch, IntArray, StepInputs
 from octavo.worker.launched_step import LaunchedStep
-from octavo.worker.step_graph import StepGraph
+from octavo.worker.step_graph import StepGraph, StepResult
 
 
 class ModelRunner:
@@ -42,12 +43,22 @@ class ModelRunner:
         """Start a step. On a CPU it is done on return, on a GPU it may not even have begun."""
         self._apply(batch)
         inputs = self._rows.prepare(batch)
-        graph = next(graph for graph in self._graphs if graph.accepts(inputs))
-        hidden, logits = graph.run(inputs)
+        slots = inputs.slots[inputs.sampled_rows]
+        history = History(
+            token_ids=self._rows.token_ids.tensor,
+            num_tokens=self._rows.num_tokens[slots],
+            num_prompt_tokens=self._rows.num_prompt_tokens[slots],
+        )
+        scored = bool(self._prompt_scored)
+        graph = next(graph for graph in self._graphs if graph.accepts(inputs, all_hidden=scored))
+        chooses = graph.chooses and not batch.awaits_bitmask
+        result = graph.run(inputs, self._sampler.draw_alone(slots, history) if chooses else None)
         output = StepOutput(step_id=batch.step_id, request_ids=batch.sampled_request_ids, token_ids=[])
-        if self._prompt_scored:
-            output.prompt_logprobs = self._score_prompts(inputs, hidden)
-        return LaunchedStep(output, self._sample(inputs, hidden, logits) if len(inputs.sampled_rows) else None)
+        if scored:
+            assert result.hidden is not None
+            output.prompt_logprobs = self._score_prompts(inputs, result.hidden)
+        sampler = partial(self._sample, inputs, result, slots, history) if len(slots) else None
+        return LaunchedStep(output, sampler, awaits_bitmask=batch.awaits_bitmask)
 
     def reset(self) -> None:
         """Forget all requests, after a step that failed."""
@@ -60,21 +71,24 @@ class ModelRunner:
             if request_id in self._rows:
                 self._sampler.remove(self._rows.remove(request_id))
                 self._prompt_scored.pop(request_id, None)
-        for new in batch.new_requests:
-            self._sampler.add(self._rows.add(new), new)
+        for slot, new in zip(self._rows.add(batch.new_requests), batch.new_requests, strict=True):
+            self._sampler.add(slot, new)
             if new.params.prompt_logprobs is not None or new.params.prompt_logprob_token_ids is not None:
                 self._prompt_scored[new.request_id] = new
 
-    def _sample(self, inputs: StepInputs, hidden: Tensor, logits: Tensor | None) -> SamplerOutput:
-        sampled_rows = inputs.sampled_of(hidden if logits is None else logits)
-        logits = self._model.compute_logits(sampled_rows) if logits is None else sampled_rows
-        slots = inputs.slots[inputs.sampled_rows]
-        history = History(
-            token_ids=self._rows.token_ids.tensor,
-            num_tokens=self._rows.num_tokens[slots],
-            num_prompt_tokens=self._rows.num_prompt_tokens[slots],
-        )
-        sampled = self._sampler.sample(logits, slots, history)
+    def _sample(
+        self,
+        inputs: StepInputs,
+        result: StepResult,
+        slots: IntArray,
+        history: History,
+        bitmask: GrammarBitmask | None,
+    ) -> SamplerOutput:
+        if result.token_ids is not None:
+            self._rows.append_sampled(inputs, None)
+            return SamplerOutput(result.token_ids, None)
+        assert result.logits is not None
+        sampled = self._sampler.sample(result.logits, slots, history, bitmask)
         self._rows.append_sampled(inputs, sampled.token_ids)
         return sampled
 

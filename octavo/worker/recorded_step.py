@@ -8,11 +8,11 @@ CPU.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from octavo.kernels.cpu import CPUKernels
+from octavo.sampling.sampler import Draw
 from octavo.worker.input_batch import StepInputs
-from octavo.worker.step_graph import Forward, StepGraph
+from octavo.worker.step_graph import Forward, StepGraph, StepResult
 
 
 class RecordedStep(StepGraph):
@@ -29,10 +29,11 @@ class RecordedStep(StepGraph):
                 num_rows=num_tokens,
             )
 
-    def accepts(self, inputs: StepInputs) -> bool:
+    def accepts(self, inputs: StepInputs, *, all_hidden: bool) -> bool:
         return True
 
-    def run(self, inputs: StepInputs) -> tuple[Tensor, Tensor | None]:
+    def run(self, inputs: StepInputs, draw: Draw | None) -> StepResult:
         self._forward.read_tokens(inputs.num_tokens)
         self._recording.replay(inputs.num_tokens, len(inputs.slots))
-        return self._recording.result[: inputs.num_tokens], None
+        hidden = self._recording.result[: inputs.num_tokens]
+        return StepResult(hidden, self._forward.logits(hidden, inputs))

@@ -6,12 +6,15 @@ the inputs of every later step in them. Whose tokens they are is InputBatch's to
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from octavo.sampling.sampler import Draw
 
 
 class Mirror:
@@ -42,12 +45,15 @@ class StepBuffers:
     ) -> None:
         self.max_num_tokens = max_num_tokens
         self.max_num_seqs = max_num_seqs
-        of_tokens, of_requests = ((max_num_tokens,), torch.int64), ((max_num_seqs,), torch.int32)
-        table = (max_num_seqs, max_blocks), torch.int32
+        of_tokens, table = ((max_num_tokens,), torch.int64), ((max_num_seqs, max_blocks), torch.int32)
+        integers, floats, doubles, longs = (
+            ((max_num_seqs,), dtype) for dtype in (torch.int32, torch.float32, torch.float64, torch.int64)
+        )
         arrays = [
-            *(of_tokens, of_tokens, ((max_num_seqs,), torch.int64)),
+            *(of_tokens, of_tokens, longs, longs),
             *(of_tokens for _ in range(num_groups)),
-            *(of_requests, ((max_num_seqs + 1,), torch.int32)),
+            *(integers, ((max_num_seqs + 1,), torch.int32)),
+            *(floats, floats, longs, doubles, doubles),
             *(table for _ in range(num_groups)),
         ]
         self._num_tables = num_groups
@@ -65,9 +71,12 @@ class StepBuffers:
         self.token_places = next(places)  # in the table of all tokens
         self.positions = next(places)
         self.sampled_places = next(places)  # in the table of all tokens, for those that the step samples
+        self.sampled_tokens = next(places)  # which of the step's tokens a token is sampled after
         self.slot_mappings = [next(places) for _ in range(num_groups)]
         self.seq_lens = next(places)
         self.query_start_loc = next(places)
+        # How the sampled rows choose their tokens, for steps that do so themselves.
+        self.draw = [next(places) for _ in range(5)]  # temperature, min_p, top_k, top_p, uniforms
         self.block_tables = list(places)
         self.input_ids = torch.zeros(max_num_tokens, dtype=torch.int64, device=device)
 
@@ -82,14 +91,29 @@ class StepBuffers:
         for mirror in self._mirrors:
             mirror.turn()
 
-    def pad(self, num_requests: int, size: int) -> None:
-        """Fill a step of one token for each request up to `size` with requests that have no token in the cache."""
-        self.token_places.host[num_requests:size] = 0
-        self.positions.host[num_requests:size] = 0
-        self.seq_lens.host[num_requests:size] = 0
-        self.query_start_loc.host[num_requests : size + 1] = np.arange(num_requests, size + 1)
+    def pad(self, num_tokens: int, token_size: int, num_requests: int, request_size: int) -> None:
+        """Fill a step up to a size: with tokens that are nobody's, and with requests that have none.
+
+        A step of one token for each request gets such requests, with nothing in the cache.
+        """
+        one_each = num_tokens == num_requests and token_size == request_size
+        self.token_places.host[num_tokens:token_size] = 0
+        self.positions.host[num_tokens:token_size] = 0
         for mapping in self.slot_mappings:
-            mapping.host[num_requests:size] = -1
+            mapping.host[num_tokens:token_size] = -1
+        self.seq_lens.host[num_requests:request_size] = 0
+        ends = np.arange(num_requests + 1, request_size + 1) if one_each else num_tokens
+        self.query_start_loc.host[num_requests + 1 : request_size + 1] = ends
+
+    def pad_sampled(self, num_sampled: int, size: int, nowhere: int) -> None:
+        """Fill the rows that sample up to `size` with greedy ones, whose tokens go to place `nowhere` of the table."""
+        self.sampled_tokens.host[num_sampled:size] = 0
+        self.sampled_places.host[num_sampled:size] = nowhere
+        self.draw[0].host[num_sampled:size] = 0
+
+    def write_draw(self, draw: Draw) -> None:
+        for place, column in zip(self.draw, draw.columns(), strict=True):
+            place.host[: len(column)] = column
 
     def upload(self, num_requests: int) -> None:
         """Bring a step's inputs to the device, all but `input_ids`, which are read there."""
@@ -119,8 +143,20 @@ class TokenTable:
     def row_length(self) -> int:
         return self.tensor.shape[1]
 
-    def write(self, row: int, token_ids: list[int]) -> None:
-        self.tensor[row, : len(token_ids)] = torch.tensor(token_ids, dtype=torch.int32, device=self.tensor.device)
+    @property
+    def nowhere(self) -> int:
+        """A place that nothing reads."""
+        return self.row_length - 1
+
+    def write(self, rows: list[int], token_ids: list[list[int]]) -> None:
+        """The tokens of some rows. A GPU takes them when it comes to it; the host goes on."""
+        if not rows:
+            return
+        ends = np.cumsum([len(ids) for ids in token_ids]).tolist()
+        staging = torch.empty(ends[-1], dtype=torch.int32, pin_memory=self._host is None)
+        staging.numpy()[:] = np.fromiter(chain.from_iterable(token_ids), np.int32, ends[-1])
+        for row, ids, end in zip(rows, token_ids, ends, strict=True):
+            self.tensor[row, : len(ids)].copy_(staging[end - len(ids) : end], non_blocking=True)
 
     def read(self, places: Mirror, out: Tensor) -> None:
         """Copy the tokens at the first `places`, row * row_length + column, to `out` int64 [T]."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from octavo.attention.base import AttentionBackend
 from octavo.attention.cpu_attn import CPUAttentionBackend
 from octavo.attention.select import select_backend
-from octavo.batch import ScheduledBatch
+from octavo.batch import GrammarBitmask, ScheduledBatch
 from octavo.config import EngineConfig, KVCacheLayout, KVGroupSpec
 from octavo.cost import MachineRates, ModelCost
 from octavo.errors import UnsupportedModelError
@@ -20,8 +20,10 @@ from octavo.log import get_logger
 from octavo.models.base import CausalLM
 from octavo.platforms.base import Platform
 from octavo.sampling.sampler import Sampler
+from octavo.worker.captured_prompt import CapturedPrompt
 from octavo.worker.captured_step import CapturedStep
 from octavo.worker.compile_ahead import compile_ahead
+from octavo.worker.graph_pool import GraphPool
 from octavo.worker.input_batch import InputBatch
 from octavo.worker.launched_step import LaunchedStep
 from octavo.worker.memory_plan import MemoryNeeds, activation_bytes, group_layers, layout, plan_memory
@@ -117,17 +119,31 @@ class Worker:
 
     def _graphs(self, forward: Forward) -> list[StepGraph]:
         """The ways to run a step, the fastest first; the last one takes every step."""
-        graphs: list[StepGraph] = [EagerStep(forward)]
+        eager = EagerStep(forward)
+        if self._config.enforce_eager:
+            return [eager]
         kernels = self._platform.kernels
-        if isinstance(forward.backend, CPUAttentionBackend) and not self._config.enforce_eager:
-            graphs.insert(0, RecordedStep(forward, kernels))
-        if self._platform.name == "cuda" and forward.backend.capturable and not self._config.enforce_eager:
-            graphs.insert(0, CapturedStep(forward, max_model_len=self._config.scheduler.max_model_len))
-        return graphs
+        if isinstance(forward.backend, CPUAttentionBackend):
+            return [RecordedStep(forward, kernels), eager]
+        if not self._captures(forward.backend):
+            return [eager]
+        pool = GraphPool(self._platform.device)
+        max_model_len = self._config.scheduler.max_model_len
+        operations = sum(self.cost().layer_operations.values())
+        prompt = CapturedPrompt(forward, pool, max_model_len=max_model_len, operations_per_token=operations)
+        return [CapturedStep(forward, pool, kernels.sampling, max_model_len=max_model_len), prompt, eager]
+
+    def _captures(self, backend: AttentionBackend) -> bool:
+        return self._platform.device.type == "cuda" and backend.capturable and not self._config.enforce_eager
 
     def execute(self, batch: ScheduledBatch) -> LaunchedStep:
         with self._platform.computing():
             return self.runner.execute(batch)
+
+    def sample(self, step: LaunchedStep, bitmask: GrammarBitmask | None) -> None:
+        """Sample the tokens of a step that waits for its bitmask."""
+        with self._platform.computing(), torch.inference_mode():
+            step.sample(bitmask)
 
     def cost(self) -> ModelCost:
         """What the model asks of a machine."""
@@ -149,7 +165,7 @@ class Worker:
         """Bytes that the largest step needs beside weights and KV cache: measured on a GPU, estimated elsewhere."""
         scheduler, hf = self._config.scheduler, self._config.model.hf_config
         if self._platform.device.type == "cuda":
-            return measure_activations(
+            measured = measure_activations(
                 self.model,
                 backend,
                 groups,
@@ -159,6 +175,7 @@ class Worker:
                 max_num_seqs=scheduler.max_num_seqs,
                 device=self._platform.device,
             )
+            return measured * (2 if self._captures(backend) else 1)  # graphs have memory of their own
         hidden = int(hf["hidden_size"])
         return activation_bytes(
             num_tokens=scheduler.max_num_batched_tokens,

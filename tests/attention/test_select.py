@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,9 +10,12 @@ import torch
 from all_kernels import BEST_KERNELS, CPP_KERNELS
 
 from octavo.attention.base import AttentionSpec
-from octavo.attention.select import UNAVAILABLE, select_backend
+from octavo.attention.select import BACKENDS, select_backend
 from octavo.errors import ConfigError, UnsupportedModelError
 from octavo.kernels import torch_ops
+from octavo.platforms.cpu import CpuPlatform
+from octavo.platforms.cuda import CudaPlatform
+from octavo.platforms.rocm import RocmPlatform
 
 CPU, ORDER = torch.device("cpu"), ("CPU_ATTN", "TORCH_ATTN", "TORCH_SDPA")
 SPEC = AttentionSpec(
@@ -62,7 +66,7 @@ def test_next_when_the_first_declines(caplog: pytest.LogCaptureFixture, monkeypa
     with caplog.at_level("INFO", logger="octavo"):
         taken = select_backend(None, ("FLASHINFER", *ORDER), [SPEC], torch.device("meta"), torch_ops)
     assert taken.name == "TORCH_SDPA"
-    assert "FLASHINFER declined: it belongs to cuda, and this is meta" in caplog.text
+    assert "FLASHINFER declined: serves NVIDIA GPUs, not meta" in caplog.text
     assert "CPU_ATTN declined: serves the cpu only, not meta" in caplog.text
 
 
@@ -75,20 +79,90 @@ def test_named(name: str) -> None:
     assert select_backend(name.lower(), ORDER, [SPEC], CPU, BEST_KERNELS).name == name
 
 
-@pytest.mark.parametrize("name", UNAVAILABLE)
-def test_named_but_of_another_platform(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"'{name}' can't serve this model: it belongs to .*this is cpu; leave"):
+OF_GPUS = {
+    "TRITON_ATTN": "serves NVIDIA and AMD GPUs, not cpu",
+    "FLASH_ATTN": "serves NVIDIA GPUs, not cpu",
+    "FLASHINFER": "serves NVIDIA GPUs, not cpu",
+    "ROCM_ATTN": "serves NVIDIA and AMD GPUs, not cpu",
+    "ROCM_AITER_FA": "serves AMD GPUs, not cpu",
+    "ROCM_AITER_UNIFIED_ATTN": "serves AMD GPUs, not cpu",
+}
+
+
+@pytest.mark.parametrize(("name", "reason"), OF_GPUS.items())
+def test_named_but_of_another_platform(name: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{name}' can't serve this model: {reason}; leave it out"):
         select_backend(name, ORDER, [SPEC], CPU, torch_ops)
 
 
-def test_triton_has_no_kernels_for_a_cpu() -> None:
-    with pytest.raises(ConfigError, match="'TRITON_ATTN' can't serve this model: serves NVIDIA and AMD GPUs, not cpu"):
-        select_backend("TRITON_ATTN", ORDER, [SPEC], CPU, torch_ops)
+def test_every_backend_of_every_platform_exists() -> None:
+    for platform in (CpuPlatform, CudaPlatform, RocmPlatform):
+        assert set(platform.attention_backends) <= set(BACKENDS)
+        assert platform.attention_backends[-1] == "TORCH_SDPA"  # the twin serves what no other does
 
 
-def test_named_but_not_built() -> None:
-    with pytest.raises(ConfigError, match="not built into this version"):
-        select_backend("FLASH_ATTN", ORDER, [SPEC], torch.device("cuda"), torch_ops)
+GPU = torch.device("cuda")
+HALF = replace(SPEC, dtype=torch.bfloat16, kv_cache_dtype=torch.bfloat16, head_dim=128)
+FP8 = {"kv_cache_dtype": torch.float8_e4m3fn}
+FA2, FA3, FA4 = "flash_attn", "flash_attn_interface", "flash_attn.cute"
+
+
+def on_nvidia(patch: pytest.MonkeyPatch, capability: tuple[int, int], packages: tuple[str, ...]) -> None:
+    """A GPU that is not there, and packages that may be: what the backends ask of torch and of Python."""
+    patch.setattr(torch.version, "hip", None)
+    patch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    for module in ("head_major", "flash_attn", "flashinfer"):
+        patch.setattr(f"octavo.attention.{module}.find_spec", lambda name: name if name in packages else None)
+    patch.setattr("octavo.attention.flashinfer._finds_compiler", lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "packages", "change", "reason"),
+    [
+        ("TRITON_ATTN", (9, 0), (), {}, "the package triton is not installed"),
+        ("TRITON_ATTN", (7, 5), ("triton",), {}, "needs compute capability 8.0 or more, and this GPU has 7.5"),
+        ("TRITON_ATTN", (8, 6), ("triton",), FP8, "8.9 or more for a KV cache of fp8"),
+        ("FLASHINFER", (9, 0), ("triton",), {}, "the package flashinfer-python is not installed"),
+        ("FLASHINFER", (9, 0), ("triton", "flashinfer"), {"head_dim": 80}, "head_dim must be one of 64, 128, 256"),
+        ("FLASHINFER", (9, 0), ("triton", "flashinfer"), {"dtype": torch.float32}, "not torch.float32"),
+        ("FLASHINFER", (9, 0), ("triton", "flashinfer"), FP8, "the dtype of the run"),
+        ("FLASH_ATTN", (9, 0), ("triton",), {}, "none of the packages .* is installed"),
+        ("FLASH_ATTN", (9, 0), ("triton", FA2), {}, "blocks of a multiple of 256 tokens, not 16"),
+        ("FLASH_ATTN", (8, 0), ("triton", FA3, FA4), {}, "flash-attn 3 has no .* capability 8; flash-attn 4 has no"),
+        ("FLASH_ATTN", (9, 0), ("triton", FA4), {"head_dim": 260}, "multiple of 8 up to"),
+        ("ROCM_ATTN", (9, 0), ("triton",), {}, "serves AMD GPUs"),
+        ("ROCM_AITER_FA", (9, 0), ("triton",), {}, "serves AMD GPUs, not NVIDIA"),
+    ],
+)
+def test_why_a_gpu_is_declined(
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    capability: tuple[int, int],
+    packages: tuple[str, ...],
+    change: dict[str, object],
+    reason: str,
+) -> None:
+    on_nvidia(monkeypatch, capability, packages)
+    said = BACKENDS[name].declines(replace(HALF, **change), GPU, None)
+    assert said is not None
+    assert re.search(reason, said), said
+
+
+@pytest.mark.parametrize(
+    ("name", "packages", "change"),
+    [
+        ("TRITON_ATTN", ("triton",), FP8),
+        ("FLASHINFER", ("triton", "flashinfer"), {}),
+        ("FLASH_ATTN", ("triton", FA2), {"block_size": 256}),
+        ("FLASH_ATTN", ("triton", FA3), {}),
+        ("FLASH_ATTN", ("triton", FA2, FA4), {}),
+    ],
+)
+def test_who_serves_a_hopper(
+    monkeypatch: pytest.MonkeyPatch, name: str, packages: tuple[str, ...], change: dict[str, object]
+) -> None:
+    on_nvidia(monkeypatch, (9, 0), packages)
+    assert BACKENDS[name].declines(replace(HALF, **change), GPU, None) is None
 
 
 def test_unknown_name() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from paged_case import Heads
 
-from octavo.attention import triton_attn
+from octavo.attention import head_major
 from octavo.attention.triton_attn import TritonAttentionBackend
 
 GPU = torch.device("cuda")
@@ -16,7 +16,7 @@ GPU = torch.device("cuda")
 def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(triton_attn, "find_spec", lambda package: object())
+    monkeypatch.setattr(head_major, "find_spec", lambda package: object())
 
 
 @pytest.mark.parametrize("head_dim", [64, 80, 96, 112, 128, 192, 256])
@@ -46,5 +46,5 @@ def test_declines_other_devices_and_old_ones(monkeypatch: pytest.MonkeyPatch) ->
     assert "not cpu" in str(TritonAttentionBackend.declines(spec, torch.device("cpu"), None))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert "8.0 or more, and this GPU has 7.5" in str(TritonAttentionBackend.declines(spec, GPU, None))
-    monkeypatch.setattr(triton_attn, "find_spec", lambda package: None)
+    monkeypatch.setattr(head_major, "find_spec", lambda package: None)
     assert "triton is not installed" in str(TritonAttentionBackend.declines(spec, GPU, None))

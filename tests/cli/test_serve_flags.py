@@ -87,6 +87,7 @@ def test_flags_of_the_network_and_of_the_api(started: Started, tmp_path: Path) -
         "--strict-fields --max-body-bytes 1000 --no-metrics-key --disable-log-requests --health-timeout 5",
         "--chat-template-content-format openai --response-role bot --disable-docs",
         "--return-tokens-as-token-ids --enable-prompt-tokens-details --enable-force-include-usage",
+        "--response-store-max-responses 0 --response-store-max-bytes 9 --response-store-ttl 2.5",
     )
     assert started.engine_args.model == "some/model"
     assert started.network == Network(host="127.0.0.1", port=0, log_level="debug")
@@ -109,6 +110,9 @@ def test_flags_of_the_network_and_of_the_api(started: Started, tmp_path: Path) -
         return_tokens_as_token_ids=True,
         enable_prompt_tokens_details=True,
         enable_force_include_usage=True,
+        response_store_max_responses=0,
+        response_store_max_bytes=9,
+        response_store_ttl=2.5,
     )
     run("--uds", str(tmp_path / "o.sock"))
     assert started.network == Network(uds=str(tmp_path / "o.sock"))
@@ -121,7 +125,10 @@ def test_every_flag_sets_something(started: Started) -> None:
     flags = {action.dest for action in parser._actions} - {"help", "config", "model_tag"}
     known = {field.name for kind in (EngineArgs, ServerSettings, Network) for field in fields(kind)}
     renamed = {"api_key", "served_model_name", "no_metrics_key", "disable_log_requests", "uvicorn_log_level"}
-    assert flags - known == renamed | {"max_num_queued_reqs", "shutdown_timeout", "health_timeout"}
+    imported = {"tool_parser_plugin", "reasoning_parser_plugin"}
+    accepted = {"enable_auto_tool_choice"}
+    limits = {"max_num_queued_reqs", "shutdown_timeout", "health_timeout"}
+    assert flags - known == renamed | imported | accepted | limits
     assert known - flags == {"api_keys", "served_model_names", "metrics_need_key", "log_requests", "log_level"}
 
 
@@ -257,6 +264,9 @@ def test_a_config_file_that_is_not_there() -> None:
         ("--health-timeout 0", "--health-timeout must be seconds, more than 0"),
         ("--max-num-queued-reqs 0", "--max-num-queued-reqs must be 1 or more, got 0"),
         ("--max-body-bytes 0", "--max-body-bytes must be 1 or more, got 0"),
+        ("--response-store-max-responses -1", "--response-store-max-responses must be 0 or more, got -1"),
+        ("--response-store-max-bytes 0", "--response-store-max-bytes must be 1 or more, got 0"),
+        ("--response-store-ttl 0", "--response-store-ttl must be seconds, more than 0, got 0.0"),
         ("--root-path llm", "--root-path must begin with a slash"),
         ("--served-model-name=", "--served-model-name must be texts that are not empty"),
         ("--allowed-origins '[\"a\"'", "--allowed-origins is no valid JSON list"),

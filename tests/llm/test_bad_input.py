@@ -203,7 +203,7 @@ PARAMS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "many bad words": ({"bad_words": [str(i) for i in range(129)]}, ("bad_words", "128")),
     "logprob_token_ids": ({"logprob_token_ids": [1, 2], "logprobs": 3}, ("logprobs", "2")),
     "unknown field": ({"temprature": 1}, ("temprature", "did you mean 'temperature'")),
-    "not yet": ({"structured_outputs": {}}, ("structured_outputs", "not supported yet")),
+    "no structure": ({"structured_outputs": {}}, ("structured_outputs", "exactly one of")),
 }
 
 

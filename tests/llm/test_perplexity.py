@@ -33,3 +33,14 @@ def exact(benchmark: ModuleType) -> float:
 @pytest.mark.parametrize(("quantization", "bound"), [("none", 0.002), ("gguf", 0.01), ("int8", 0.01)])
 def test_within_the_bound(benchmark: ModuleType, exact: float, quantization: str, bound: float) -> None:
     assert abs(benchmark.perplexity(NUM_TOKENS, quantization=quantization) / exact - 1) < bound
+
+
+def test_fp8_by_its_twin(benchmark: ModuleType, exact: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 significant bits of weights and activations, in the smallest model there is: larger ones lose less."""
+    monkeypatch.setattr("octavo.kernels.cpu.CPUKernels.pack_fp8", None)  # taken back afterwards
+    benchmark.multiply_by_twin()
+    assert abs(benchmark.perplexity(NUM_TOKENS, quantization="fp8", enforce_eager=True) / exact - 1) < 0.04
+
+
+def test_a_kv_cache_of_fp8(benchmark: ModuleType, exact: float) -> None:
+    assert abs(benchmark.perplexity(NUM_TOKENS, quantization="none", kv_cache_dtype="fp8") / exact - 1) < 0.02

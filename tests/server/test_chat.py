@@ -159,7 +159,7 @@ def test_template_options() -> None:
     assert prompt_of(add_generation_prompt=False) == RENDERED.removesuffix("<|im_start|>assistant\n")
     assert "[calm]" in prompt_of(chat_template_kwargs={"mood": "calm"})
     assert "[effort high]" in prompt_of(reasoning_effort="high")
-    assert prompt_of(tools=[{"type": "function"}], tool_choice="none") == RENDERED
+    assert prompt_of(tools=[{"type": "function", "function": {"name": "f"}}], tool_choice="none") == RENDERED
 
 
 def test_a_final_message_is_continued_and_echoed() -> None:
@@ -233,13 +233,10 @@ def test_an_empty_model_is_the_first_one_and_an_unknown_one_is_404() -> None:
 @pytest.mark.parametrize(
     ("fields", "param", "words"),
     [
-        ({"tools": [{"type": "function"}]}, "tools", "not supported yet"),
-        ({"tools": [{"type": "function"}], "tool_choice": "required"}, "tools", "not supported yet"),
-        ({"tool_choice": {"type": "function"}}, "tool_choice", "not supported yet"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "json_object.*not supported yet"),
-        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format", "not supported yet"),
-        ({"structured_outputs": {"regex": "a"}}, "structured_outputs", "not supported yet"),
-        ({"guided_json": {"type": "object"}}, "guided_json", "not supported yet"),
+        ({"response_format": {"type": "xml"}}, "response_format", "json_schema or structural_tag, got 'xml'"),
+        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format", "json_schema.schema"),
+        ({"structured_outputs": {}}, "structured_outputs", "exactly one of.*got none"),
+        ({"guided_json": {"type": "object"}}, "guided_json", "use structured_outputs"),
         ({"use_beam_search": True}, "use_beam_search", "not supported yet"),
         ({"functions": [{}]}, "functions", "not supported yet"),
         ({"chat_template": "{{ x }}"}, "chat_template", "--chat-template"),

@@ -209,19 +209,27 @@ _JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters()), inner, max_size=4),
     max_leaves=8,
 )
-_FIELDS = ("model", "prompt", "messages", "tokens", "tools", "add_special_tokens", "chat_template_kwargs", "role")
+_FIELDS = (
+    *("model", "prompt", "messages", "tokens", "tools", "add_special_tokens", "chat_template_kwargs", "role"),
+    *("input", "instructions", "text", "reasoning", "tool_choice", "include", "metadata", "system", "thinking"),
+)
+_PATHS = ("/tokenize", "/detokenize", "/v1/completions", "/v1/chat/completions", "/v1/responses")
+_ANTHROPIC_PATHS = ("/v1/messages", "/v1/messages/count_tokens")
 
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.sampled_from(["/tokenize", "/detokenize", "/v1/completions", "/v1/chat/completions"]),
+    st.sampled_from([*_PATHS, *_ANTHROPIC_PATHS]),
     st.dictionaries(st.sampled_from(_FIELDS), _JSON, min_size=1) | _JSON,
 )
 def test_no_json_is_a_servers_error(path: str, body: Any) -> None:
+    if path == "/v1/messages" and isinstance(body, dict):
+        body = {"max_tokens": 5, **body}
     answer = ask_json(APP, path, body)
     assert answer.status < 500
     if answer.status != 200:
-        assert answer.error["message"]
+        error = answer.json()["error"] if path in _ANTHROPIC_PATHS else answer.error
+        assert error["message"]
 
 
 @settings(max_examples=100, deadline=None)

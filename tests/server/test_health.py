@@ -90,6 +90,7 @@ def test_metrics_are_prometheus_text() -> None:
 
 def test_each_request_is_one_log_line_without_a_clients_text(caplog: pytest.LogCaptureFixture) -> None:
     app = app_of(FakeAsyncEngine())
+    caplog.clear()
     with caplog.at_level(logging.INFO, logger="octavo"):
         ask(app, "GET", "/v1/models/INFO forged")
         ask(app, "GET", "/\nINFO forged")
@@ -102,8 +103,10 @@ def test_each_request_is_one_log_line_without_a_clients_text(caplog: pytest.LogC
 
 
 def test_request_lines_can_be_turned_off(caplog: pytest.LogCaptureFixture) -> None:
+    app = app_of(FakeAsyncEngine(), log_requests=False)
+    caplog.clear()
     with caplog.at_level(logging.INFO, logger="octavo"):
-        ask(app_of(FakeAsyncEngine(), log_requests=False), "GET", "/version")
+        ask(app, "GET", "/version")
     assert not caplog.records
 
 

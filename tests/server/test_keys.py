@@ -18,6 +18,10 @@ GUARDED = (
     "/v1/models/tiny",
     "/v1/completions",
     "/v1/chat/completions",
+    "/v1/responses",
+    "/v1/responses/input_tokens",
+    "/v1/responses/resp_1",
+    "/v1/responses/resp_1/cancel",
     "/tokenize",
     "/detokenize",
     "/metrics",
@@ -27,6 +31,7 @@ GUARDED = (
     "/openapi.json",
     "/nowhere",
 )
+OF_ANTHROPIC = ("/v1/messages", "/v1/messages/count_tokens")
 
 
 def get(path: str, authorization: str | None = None, *, root_path: str = "", **settings: Any) -> Answer:
@@ -52,7 +57,8 @@ def test_all_others_do_even_those_that_are_none(path: str) -> None:
 
 def test_every_route_of_the_app_is_named_above() -> None:
     document = ask(app_of(FakeAsyncEngine()), "GET", "/openapi.json").json()
-    assert {path.replace("{model_id}", "tiny") for path in document["paths"]} <= {*OPEN, *GUARDED}
+    paths = {path.replace("{model_id}", "tiny").replace("{response_id}", "resp_1") for path in document["paths"]}
+    assert paths <= {*OPEN, *GUARDED, *OF_ANTHROPIC}
 
 
 def test_without_keys_all_is_open() -> None:
@@ -85,7 +91,27 @@ def test_nothing_else_does(authorization: str) -> None:
     assert "first-key" not in answer.error["message"]
 
 
-@pytest.mark.parametrize("header", ["x-api-key", "api-key", "cookie"])
+@pytest.mark.parametrize("path", [*OF_ANTHROPIC, "/v1/models"])
+def test_a_key_may_come_as_anthropics_clients_send_it(path: str) -> None:
+    app = app_of(FakeAsyncEngine(), api_keys=KEYS)
+    for headers, status in (
+        ({}, 401),
+        ({"x-api-key": "first"}, 401),
+        ({"x-api-key": ""}, 401),
+        ({"x-api-key": KEYS[0]}, None),
+        ({"authorization": f"Bearer {KEYS[0]}"}, None),
+        ({"x-api-key": "of another server", "authorization": f"Bearer {KEYS[0]}"}, None),
+        ({"x-api-key": KEYS[0], "authorization": "Bearer of-another-server"}, None),
+        ({"x-api-key": "wrong", "authorization": "Bearer wrong"}, 401),
+    ):
+        answer = ask(app, "GET", path, headers=headers)
+        assert answer.status == status or (status is None and answer.status in (200, 405)), headers
+        if status == 401 and path in OF_ANTHROPIC:
+            assert answer.json()["error"]["type"] == "authentication_error"
+    assert _status_of([(b"x-api-key", KEYS[0].encode()), (b"x-api-key", b"x")]) == 401
+
+
+@pytest.mark.parametrize("header", ["api-key", "cookie"])
 def test_a_key_in_another_header_does_not_count(header: str) -> None:
     app = app_of(FakeAsyncEngine(), api_keys=KEYS)
     assert ask(app, "GET", "/v1/models", headers={header: KEYS[0]}).status == 401

@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-import httpx
 import openai
 import pytest
-from asgi_client import MODEL, app_of
+from asgi_client import MODEL
 from fake_async_engine import FakeAsyncEngine
 from openai import AsyncOpenAI
+from openai_asgi import TEXT, ask
 
-TEXT = "naïve 日本語 🙂 fox"
 MESSAGES: Any = [{"role": "user", "content": "hi"}]
-
-
-def ask(
-    question: Callable[[AsyncOpenAI], Awaitable[Any]],
-    *,
-    engine: FakeAsyncEngine | None = None,
-    key: str = "secret",
-    **settings: Any,
-) -> Any:
-    """What a client gets."""
-
-    async def run() -> Any:
-        app = app_of(engine or FakeAsyncEngine([TEXT], seed=1), **settings)
-        http = httpx.AsyncClient(transport=httpx.ASGITransport(app=app))
-        async with AsyncOpenAI(base_url="http://server/v1", api_key=key, http_client=http, max_retries=0) as client:
-            return await question(client)
-
-    return asyncio.run(run())
 
 
 def test_models() -> None:

@@ -8,10 +8,13 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from octavo.errors import InvalidRequestError, shown
+from octavo.parsers.tools import ToolRequest
 from octavo.sampling_params import SamplingParams
 from octavo.server.protocol.sampling import SamplingFields, check_supported, refuse, sampling_params
+from octavo.server.protocol.tools import ToolCallObject, ToolDefinition, chat_tools
 from octavo.server.protocol.usage import Usage
 
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _NOT_YET = ("functions", "function_call", "audio", "media_io_kwargs", "mm_processor_kwargs")
 
 
@@ -20,11 +23,11 @@ class ChatCompletionRequest(SamplingFields):
     max_completion_tokens: int | None = None  # goes before max_tokens
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
-    reasoning_effort: str | None = None  # a variable of the template
-    include_reasoning: bool | None = None
+    tools: list[ToolDefinition] | None = None
+    tool_choice: str | dict[str, Any] | None = None  # absent: auto if there are tools
+    parallel_tool_calls: bool | None = None  # false: one call at most
+    reasoning_effort: str | None = Field(default=None, description=f"a variable of the template: {', '.join(EFFORTS)}")
+    include_reasoning: bool | None = None  # false: the answer does not show it
 
     add_generation_prompt: bool | None = None  # absent: yes, unless the final message is continued
     continue_final_message: bool | None = None
@@ -49,10 +52,21 @@ class ChatCompletionRequest(SamplingFields):
     def template_kwargs(self) -> dict[str, Any]:
         """The variables that the request sets for the template."""
         kwargs: dict[str, Any] = {}
-        for name in ("reasoning_effort", "documents"):
-            if getattr(self, name) is not None:
-                kwargs[name] = getattr(self, name)
+        if self.reasoning_effort is not None:
+            kwargs["reasoning_effort"] = self.reasoning_effort
+            # What switches the reasoning on and off in templates that know no efforts.
+            kwargs["enable_thinking"] = kwargs["thinking"] = self.reasoning_effort != "none"
+        if self.documents is not None:
+            kwargs["documents"] = self.documents
         return {**kwargs, **(self.chat_template_kwargs or {})}
+
+    def tool_request(self) -> ToolRequest:
+        """The tools, and what is to be done with them.
+
+        Raises:
+            InvalidRequestError: naming the field that is wrong.
+        """
+        return chat_tools(self.tools, self.tool_choice, self.parallel_tool_calls)
 
     def sampling_params(self, defaults: Mapping[str, Any], max_logprobs: int) -> SamplingParams:
         """The parameters of the request. `max_logprobs` is the server's bound of top_logprobs, -1 for none.
@@ -64,7 +78,12 @@ class ChatCompletionRequest(SamplingFields):
         for name in _NOT_YET:
             if getattr(self, name):
                 raise refuse(name)
-        self._check_tools()
+        self.tool_request()
+        if self.reasoning_effort is not None and self.reasoning_effort not in EFFORTS:
+            raise InvalidRequestError(
+                f"reasoning_effort must be one of {', '.join(EFFORTS)}, got {shown(self.reasoning_effort)}",
+                param="reasoning_effort",
+            )
         if self.chat_template:
             raise InvalidRequestError(
                 "chat_template can't be given in a request; the server takes it as --chat-template",
@@ -88,18 +107,6 @@ class ChatCompletionRequest(SamplingFields):
     def max_tokens_field(self) -> str:
         """The name of the field that bounds the answer."""
         return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
-
-    def _check_tools(self) -> None:
-        if self.tool_choice == "none":
-            return
-        if self.tools:
-            raise InvalidRequestError(
-                "tools are not supported yet, except with tool_choice 'none'; leave tools out", param="tools"
-            )
-        if self.tool_choice not in (None, "auto"):
-            raise InvalidRequestError(
-                f"tool_choice {shown(self.tool_choice)} is not supported yet; leave it out", param="tool_choice"
-            )
 
     def _num_logprobs(self, most: int) -> int | None:
         top = self.top_logprobs or 0
@@ -137,8 +144,9 @@ class ChatMessage(BaseModel):
     annotations: list[dict[str, Any]] | None = None
     audio: dict[str, Any] | None = None
     function_call: dict[str, Any] | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[ToolCallObject] | None = None
     reasoning: str | None = None
+    reasoning_content: str | None = None  # the same, if the server is asked to say it by this name too
 
 
 class ChatChoice(BaseModel):

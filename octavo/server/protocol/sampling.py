@@ -5,11 +5,14 @@ Types are declared here; bounds are those of SamplingParams, which says them bet
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from octavo.errors import InvalidRequestError
-from octavo.sampling_params import RequestOutputKind, SamplingParams
+from pydantic import Field
+
+from octavo.errors import InvalidRequestError, shown
+from octavo.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from octavo.server.protocol.base import RequestModel
 from octavo.server.protocol.usage import StreamOptions
 
@@ -34,14 +37,13 @@ _SAME_NAME = (
     "logprob_token_ids",
     "logit_bias",
     "allowed_token_ids",
+    "thinking_token_budget",
     "skip_special_tokens",
     "spaces_between_special_tokens",
     "stream_interval",
 )
 _NOT_YET = (
-    "structured_outputs",
     "use_beam_search",
-    "thinking_token_budget",
     "repetition_detection",
     "watermarking",
     "kv_transfer_params",
@@ -50,8 +52,16 @@ _NOT_YET = (
 )
 
 
+class JsonSchemaFormat(RequestModel):
+    name: str | None = None
+    description: str | None = None
+    schema_: dict[str, Any] | bool | None = Field(default=None, alias="schema")
+    strict: bool | None = None  # what is enforced is enforced either way, and what can't be is refused
+
+
 class ResponseFormat(RequestModel):
-    type: str
+    type: str  # text, json_object, json_schema, structural_tag
+    json_schema: JsonSchemaFormat | None = None
 
 
 class SamplingFields(RequestModel):
@@ -97,6 +107,8 @@ class SamplingFields(RequestModel):
     prompt_logprobs: int | None = None
     logprob_token_ids: list[int] | None = None
     stream_interval: int | None = None
+    structured_outputs: dict[str, Any] | None = None  # the fields of StructuredOutputsParams
+    thinking_token_budget: int | None = None  # most tokens of reasoning
     echo: bool | None = None
     add_special_tokens: bool | None = None
     truncate_prompt_tokens: int | None = None  # -1: as many as fit
@@ -108,9 +120,7 @@ class SamplingFields(RequestModel):
     request_id: str | None = None
 
     # Refused with a reason unless null or false.
-    structured_outputs: Any = None
     use_beam_search: Any = None
-    thinking_token_budget: Any = None
     repetition_detection: Any = None
     watermarking: Any = None
     kv_transfer_params: Any = None
@@ -134,14 +144,56 @@ def check_supported(body: SamplingFields) -> None:
             raise refuse(name)
     for name, value in (body.model_extra or {}).items():
         if name.startswith("guided_") and value:
-            raise refuse(name)
-    if body.response_format is not None and body.response_format.type != "text":
-        raise refuse("response_format", f"response_format of type {body.response_format.type[:40]!r}")
+            raise InvalidRequestError(
+                f"{name[:40]} is not supported; use structured_outputs, for example "
+                '{"structured_outputs": {"regex": ...}}, or response_format',
+                param=name[:40],
+            )
     if body.stream and body.prompt_logprobs is not None:
         raise InvalidRequestError(
             "prompt_logprobs can't be given in a stream; set stream to false or leave prompt_logprobs out",
             param="prompt_logprobs",
         )
+
+
+def structure_of(body: SamplingFields) -> StructuredOutputsParams | None:
+    """What response_format and structured_outputs ask for.
+
+    Raises:
+        InvalidRequestError: both ask for something, or one of them is wrong, naming the field.
+    """
+    wanted = _of_response_format(body.response_format)
+    if body.structured_outputs is None:
+        return wanted
+    if wanted is not None:
+        raise InvalidRequestError(
+            f"response_format (of type {shown(body.response_format and body.response_format.type)}) and "
+            "structured_outputs can't be given both; leave one out",
+            param="structured_outputs",
+        )
+    return StructuredOutputsParams(**body.structured_outputs)
+
+
+def _of_response_format(given: ResponseFormat | None) -> StructuredOutputsParams | None:
+    if given is None or given.type == "text":
+        return None
+    match given.type:
+        case "json_object":
+            return StructuredOutputsParams(json_object=True)
+        case "json_schema":
+            schema = None if given.json_schema is None else given.json_schema.schema_
+            if schema is None:
+                raise InvalidRequestError(
+                    "response_format of type 'json_schema' needs json_schema.schema, a JSON schema",
+                    param="response_format",
+                )
+            return StructuredOutputsParams(json=schema if isinstance(schema, dict) else json.dumps(schema))
+        case "structural_tag":
+            return StructuredOutputsParams(structural_tag=given.model_dump(exclude_unset=True))
+    raise InvalidRequestError(
+        f"response_format.type must be text, json_object, json_schema or structural_tag, got {shown(given.type)}",
+        param="response_format",
+    )
 
 
 def sampling_params(
@@ -159,5 +211,6 @@ def sampling_params(
     fields = {**fallback, **defaults}
     fields.update((name, value) for name in _SAME_NAME if (value := getattr(body, name)) is not None)
     fields.update((name, value) for name, value in resolved.items() if value is not None)
+    fields["structured_outputs"] = structure_of(body)
     kind = RequestOutputKind.DELTA if body.stream else RequestOutputKind.FINAL_ONLY
     return SamplingParams(output_kind=kind, **fields)

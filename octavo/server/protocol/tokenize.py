@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from octavo.errors import InvalidRequestError
 from octavo.server.protocol.base import RequestModel
 from octavo.server.protocol.chat import ChatCompletionRequest
+from octavo.server.protocol.tools import ToolDefinition
 
 
 class TokenizeRequest(RequestModel):
@@ -24,7 +25,7 @@ class TokenizeRequest(RequestModel):
     add_generation_prompt: bool | None = None  # absent: yes, unless the final message is continued
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: list[ToolDefinition] | None = None
     chat_template: Any = Field(default=None, description="refused unless null: the server was given its template")
 
     def check(self) -> None:
@@ -44,6 +45,7 @@ class TokenizeRequest(RequestModel):
         """The chat completion that would send the same messages to the model."""
         return ChatCompletionRequest(
             messages=self.messages or [],
+            add_special_tokens=self.add_special_tokens,
             add_generation_prompt=self.add_generation_prompt,
             continue_final_message=self.continue_final_message,
             chat_template_kwargs=self.chat_template_kwargs,

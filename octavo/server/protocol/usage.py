@@ -19,21 +19,34 @@ class PromptTokensDetails(BaseModel):
     cached_tokens: int | None = None
 
 
+class CompletionTokensDetails(BaseModel):
+    reasoning_tokens: int
+
+
 class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails | None = None
+    completion_tokens_details: CompletionTokensDetails | None = None  # absent where no reasoning is told apart
 
 
-def usage_dict(num_prompt_tokens: int, num_completion_tokens: int, num_cached_tokens: int | None) -> dict[str, Any]:
-    """A `Usage`. `num_cached_tokens` is None where details are not wanted."""
-    return {
+def usage_dict(
+    num_prompt_tokens: int,
+    num_completion_tokens: int,
+    num_cached_tokens: int | None,
+    num_reasoning_tokens: int | None = None,
+) -> dict[str, Any]:
+    """A `Usage`. `num_cached_tokens` and `num_reasoning_tokens` are None where those details are not told."""
+    usage: dict[str, Any] = {
         "prompt_tokens": num_prompt_tokens,
         "completion_tokens": num_completion_tokens,
         "total_tokens": num_prompt_tokens + num_completion_tokens,
         "prompt_tokens_details": None if num_cached_tokens is None else {"cached_tokens": num_cached_tokens},
     }
+    if num_reasoning_tokens is not None:
+        usage["completion_tokens_details"] = {"reasoning_tokens": num_reasoning_tokens}
+    return usage
 
 
 def stream_usage(stream: bool, options: StreamOptions | None, forced: bool) -> tuple[bool, bool]:

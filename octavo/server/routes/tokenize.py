@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 
 from octavo.errors import InvalidRequestError, shown
 from octavo.server.fields import ignored_fields
-from octavo.server.prompts import near_or_far, render_chat
+from octavo.server.prompts import chat_token_ids, near_or_far
 from octavo.server.protocol.tokenize import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
 from octavo.server.state import check_model, engine_of, settings_of
 from octavo.tokenizer.load import Tokenizer
@@ -23,14 +23,11 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
     body.check()
     tokenizer = _tokenizer(request)
 
-    def encode() -> list[int]:
-        if body.prompt is not None:
-            return tokenizer.encode(body.prompt, add_special_tokens=body.add_special_tokens is not False)
-        text = render_chat(engine_of(request), settings_of(request), body.as_chat())
-        return tokenizer.encode(text, add_special_tokens=bool(body.add_special_tokens))
-
-    size = len(body.prompt) if body.prompt is not None else sum(len(str(m.get("content"))) for m in body.messages or [])
-    ids = await near_or_far(size, encode)
+    prompt, special = body.prompt, body.add_special_tokens is not False
+    if prompt is None:
+        ids = await chat_token_ids(engine_of(request), settings_of(request), body.as_chat())
+    else:
+        ids = await near_or_far(len(prompt), lambda: tokenizer.encode(prompt, add_special_tokens=special))
     answer = {
         "count": len(ids),
         "max_model_len": engine_of(request).model_config.max_model_len,

@@ -1,0 +1,1 @@
+"""Formats of reasoning, one module each; `registry.py` has their names."""

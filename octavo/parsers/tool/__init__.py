@@ -1,0 +1,1 @@
+"""Formats of tool calls, one module each; `registry.py` has their names."""

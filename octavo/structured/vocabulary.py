@@ -1,0 +1,16 @@
+"""Vocabulary: what compiling a grammar needs to know of a tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """The tokens of a model, by id. A token of no bytes is never allowed by a grammar."""
+
+    token_bytes: list[bytes]  # as many as the model has logits
+    special_token_ids: list[int]
+    eos_token_ids: tuple[int, ...]  # at least one
+    encode: Callable[[str], Sequence[int]]  # text -> token ids, without special tokens put around it
