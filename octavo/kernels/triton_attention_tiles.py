@@ -48,9 +48,9 @@ class AttentionTiles:
 # Keys: head size padded to a power of two, for numbers of 16 bits.
 _TABLE: dict[str, dict[int, tuple[DecodeTile, DecodeTile, PrefillTile]]] = {
     "hopper": {
-        64: (DecodeTile(64, 2, 3), DecodeTile(128, 4, 3), PrefillTile(64, 64, 4, 5)),
-        128: (DecodeTile(32, 2, 3), DecodeTile(64, 4, 3), PrefillTile(64, 64, 4, 5)),
-        256: (DecodeTile(16, 2, 3), DecodeTile(32, 4, 3), PrefillTile(64, 32, 4, 4)),
+        64: (DecodeTile(64, 2, 3), DecodeTile(128, 4, 3), PrefillTile(64, 64, 4, 3)),
+        128: (DecodeTile(32, 2, 3), DecodeTile(64, 4, 3), PrefillTile(64, 64, 4, 3)),
+        256: (DecodeTile(16, 2, 3), DecodeTile(32, 4, 3), PrefillTile(64, 32, 4, 2)),
     },
     "ampere": {
         64: (DecodeTile(64, 2, 3), DecodeTile(128, 4, 3), PrefillTile(64, 64, 4, 3)),

@@ -13,11 +13,12 @@ complete. A kernel that did not wait could be overtaken, so every program of it 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any
 
@@ -25,6 +26,9 @@ import torch
 from torch import Tensor
 
 Grid = tuple[int, ...]
+
+# What a block of `compiling_in_threads` gathers, by kernel and arguments.
+_wanted: ContextVar[dict[str, Callable[[], object]] | None] = ContextVar("_wanted", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +58,35 @@ def gpu_traits(device: torch.device) -> GpuTraits:
 
 @contextmanager
 def compiling_in_threads() -> Iterator[None]:
-    """Kernels that are compiled in this block, on tensors without memory, are so side by side; all are there after it.
+    """What is started in this block on tensors without memory is compiled at its end, side by side, and each once.
 
-    Most of the compiler works without the interpreter's lock.
+    Layers and steps start the same kernels again and again. They are gathered first, as threads that compile would slow
+    down the one that gathers; most of the compiler works without the interpreter's lock.
     """
     triton = import_module("triton")
-    if not hasattr(triton, "AsyncCompileMode"):
+    wanted: dict[str, Callable[[], object]] = {}
+    token = _wanted.set(wanted)
+    try:
         yield
-        return
-    with ThreadPoolExecutor(min(32, len(os.sched_getaffinity(0)))) as threads, triton.AsyncCompileMode(threads):
-        yield
+    finally:
+        _wanted.reset(token)
+    with ExitStack() as stack:
+        if hasattr(triton, "AsyncCompileMode"):
+            threads = stack.enter_context(ThreadPoolExecutor(min(32, len(os.sched_getaffinity(0)))))
+            stack.enter_context(triton.AsyncCompileMode(threads))
+        for compile_one in wanted.values():
+            compile_one()
+
+
+def _compile(kernel: Any, grid: Grid, args: tuple[Any, ...], constants: dict[str, Any]) -> None:
+    """Compiles `kernel` for such arguments, now or at the end of the block of `compiling_in_threads`."""
+    compile_one = partial(kernel.warmup, *args, grid=grid, **constants)
+    wanted = _wanted.get()
+    if wanted is None:
+        compile_one()
+    else:
+        what = [arg.dtype if isinstance(arg, Tensor) else arg for arg in args]
+        wanted.setdefault(f"{kernel.fn.__module__}.{kernel.fn.__name__}{what}{constants}", compile_one)
 
 
 @lru_cache
@@ -93,7 +116,7 @@ def launch(kernel: Any, grid: Grid, *args: Any, **constants: Any) -> None:
     if 0 not in grid:
         options = {"launch_pdl": True} if constants.get("PDL") else {}
         if args[0].is_meta:
-            kernel.warmup(*args, grid=grid, **constants, **options)
+            _compile(kernel, grid, args, constants | options)
         else:
             kernel[grid](*args, **constants, **options)
 

@@ -141,7 +141,10 @@ def top_p_goal(
     return top_p.to(tl.float64) * weight
 
 
-@triton.jit(do_not_specialize=["number"])
+@triton.jit(
+    do_not_specialize=["number"],  # else each pass, and each row of what they leave, would be compiled anew
+    do_not_specialize_on_alignment=["last_sums_ptr", "sums_ptr", "last_state_ptr", "state_ptr"],
+)
 def narrow_kernel(
     x_ptr, best_ptr, temperature_ptr, min_p_ptr, top_k_ptr, top_p_ptr, above_ptr, last_sums_ptr, sums_ptr, counts_ptr,
     last_state_ptr, state_ptr, goal_ptr, stride, number, TOP_K: tl.constexpr,

@@ -102,8 +102,8 @@ def test_nothing_is_left_after_many_requests(tmp_path: Path) -> None:
     rng = random.Random(0)
     folder = tiny_models.save("qwen3", tmp_path)
     prefixes = [[rng.randrange(tiny_models.VOCAB) for _ in range(rng.choice([16, 33, 64]))] for _ in range(6)]
-    options = {"skip_tokenizer_init": True, "use_tqdm_on_load": False, "block_size": 16, "num_gpu_blocks_override": 60}
-    with LLM(str(folder), dtype="bfloat16", max_num_seqs=64, max_num_batched_tokens=512, **options) as llm:
+    options = {"skip_tokenizer_init": True, "use_tqdm_on_load": False, "block_size": 16, "num_gpu_blocks_override": 200}
+    with LLM(str(folder), dtype="bfloat16", max_num_seqs=128, max_num_batched_tokens=1024, **options) as llm:
         warm = min(2000, NUM_REQUESTS // 2)
         serve(llm, range(warm), rng, prefixes)
         before = settle(llm)

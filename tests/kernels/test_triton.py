@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import tiny_models
 
 TESTS = Path(__file__).parent.parent
 
@@ -36,3 +38,18 @@ def test_compiled_ahead_of_time(target: str) -> None:
     result = subprocess.run(command, cwd=TESTS.parent, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-5000:]
     assert len(result.stdout.splitlines()) > 40
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gemma3"])
+def test_a_models_kernels_are_compiled_ahead(name: str, tmp_path: Path) -> None:
+    """All that its steps start, and each once: a second time finds them."""
+    folder = tiny_models.save(name, tmp_path / name)
+    command = [sys.executable, str(TESTS / "compile_model.py"), str(folder)]
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path / "cache")
+    result = subprocess.run(command, cwd=TESTS.parent, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-5000:]
+    first, second = map(json.loads, result.stdout.splitlines())
+    attention = {"_decode_rotated_kernel", "_combine_kernel", "_prefill_kernel", "_tile_map_kernel"}
+    assert attention | {"embedding_kernel", "angles_kernel", "fma_kernel", "best_kernel"} <= first.keys()
+    assert second == first
