@@ -61,7 +61,7 @@ class StructuredOutputsParams:
                 f"structured_outputs must have exactly one of {', '.join(CONSTRAINTS)}; {what}",
                 param="structured_outputs",
             )
-        if self.json_object not in (None, True):
+        if self.json_object is not None and self.json_object is not True:
             raise _fail("json_object", self.json_object, "True")
         for name in ("json", "structural_tag"):
             value = getattr(self, name)

@@ -149,6 +149,9 @@ def schema_text(root: Any, param: str, place: str = "", *, close_objects: bool) 
     place = place or param
     if not isinstance(root, dict | bool):
         raise InvalidRequestError(f"{place} must be a JSON schema: an object, got {shown(root)}", param=param)
+    if root is False:
+        raise InvalidRequestError(f"{place}: the schema is false, which allows no output at all", param=param)
+    root = {} if root is True else root
     # Before anything walks over it; what can't be written as JSON can't be sent either.
     try:
         text = json.dumps(root, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
