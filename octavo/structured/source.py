@@ -44,7 +44,7 @@ def source_of(params: StructuredOutputsParams) -> GrammarSource:
     param = f"structured_outputs.{params.kind}"
     match params.kind:
         case "json":
-            root = _parsed(params.json, param)
+            root = parsed_json(params.json, param)
             text = schema_text(root, param, close_objects=params.disable_additional_properties)
             return _bounded(GrammarSource("json", text, _json_options(params), param))
         case "json_object":
@@ -59,7 +59,7 @@ def source_of(params: StructuredOutputsParams) -> GrammarSource:
             _check_rules(source)
             return source
         case _:
-            given = _parsed(params.structural_tag, param)
+            given = parsed_json(params.structural_tag, param)
             if not isinstance(given, dict):
                 raise InvalidRequestError(f"{param} must be a JSON object, got {shown(given)}", param=param)
             lark = structural_tag_lark(
@@ -113,8 +113,12 @@ def _json_options(params: StructuredOutputsParams) -> tuple[tuple[str, Any], ...
     return tuple(options.items())
 
 
-def _parsed(given: Any, param: str) -> Any:
-    """JSON as Python objects, whose nesting is bounded."""
+def parsed_json(given: Any, param: str) -> Any:
+    """JSON as Python objects.
+
+    Raises:
+        InvalidRequestError: too long, too deep, or no JSON.
+    """
     if isinstance(given, str):
         if len(given) > MAX_BYTES:
             raise InvalidRequestError(
