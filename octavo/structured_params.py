@@ -39,7 +39,8 @@ class StructuredOutputsParams:
     disable_additional_properties: bool = (
         False  # objects have the properties that the schema names, unless it says more
     )
-    whitespace_pattern: str | None = None  # a regex for the white space between JSON's tokens
+    # A regex for the white space between JSON's tokens. None: a few spaces, or one line break and its indentation.
+    whitespace_pattern: str | None = None
 
     if not TYPE_CHECKING:
 

@@ -21,6 +21,9 @@ MAX_BYTES = 256 * 1024
 MAX_NESTING = 64
 MAX_RULES = 2000  # of a grammar
 MAX_GBNF_RULES = 500  # converting them takes time with the square of their number
+# Between the tokens of JSON: spaces, or a line break and its indentation. More than that is what a model writes that
+# has nothing to say, and without a bound it may go on for ever.
+WHITE_SPACE = r"[ \t]{1,4}|\r?\n[ \t]{0,40}"
 _LARK = re.compile(r"%llguidance\b|\??start\s*[:\[]")
 _ESCAPED = re.compile(r"[^A-Za-z0-9]")
 
@@ -106,10 +109,10 @@ def _bounded(source: GrammarSource) -> GrammarSource:
 def _json_options(params: StructuredOutputsParams) -> tuple[tuple[str, Any], ...]:
     # Set in any case: a schema must not bring options of its own that make it less strict.
     options: dict[str, Any] = {"lenient": False, "coerce_one_of": False}
-    if params.whitespace_pattern is not None:
-        options["whitespace_pattern"] = params.whitespace_pattern
-    elif params.disable_any_whitespace:
+    if params.disable_any_whitespace and params.whitespace_pattern is None:
         options["whitespace_flexible"] = False
+    else:
+        options["whitespace_pattern"] = WHITE_SPACE if params.whitespace_pattern is None else params.whitespace_pattern
     return tuple(options.items())
 
 

@@ -244,6 +244,9 @@ def test_closed_objects(accepts: Any) -> None:
 def test_white_space(accepts: Any) -> None:
     schema = {"type": "array", "items": {"type": "integer"}}
     assert accepts("[1,  2]", json=schema)
+    assert accepts("[\n\t1,\n\t2\n]", json=schema)
+    assert not accepts("[1,\n\n2]", json=schema)  # a model that has nothing to say must not go on for ever
+    assert accepts("[1,\n\n2]", json=schema, whitespace_pattern=r"\s+")
     assert not accepts("[1,  2]", json=schema, disable_any_whitespace=True)
     assert accepts("[1,2]", json=schema, disable_any_whitespace=True)
     assert accepts("[1, 2]", json=schema, whitespace_pattern="[ ]{1,1}")
