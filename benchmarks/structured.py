@@ -20,10 +20,16 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import torch
+
 from octavo import LLM, EngineArgs, SamplingParams, StructuredOutputsParams
 from octavo.config import DEFAULT_MODEL
 from octavo.engine.async_engine import AsyncEngine
+from octavo.engine.grammars import vocabulary_of
 from octavo.engine.remote import EngineProcess
+from octavo.platforms.select import current_platform
+from octavo.structured.compiler import GrammarCompiler
 
 PERSON = {
     "type": "object",
@@ -42,7 +48,6 @@ SCHEMA = {"type": "array", "items": PERSON, "minItems": 40}
 KINDS: dict[str, StructuredOutputsParams | None] = {
     "free text": None,
     "schema": StructuredOutputsParams(json=SCHEMA),
-    "schema, no white space": StructuredOutputsParams(json=SCHEMA, disable_any_whitespace=True),
 }
 
 
@@ -68,7 +73,36 @@ def throughput(model: str, rounds: int) -> None:
     for name, found in rates.items():
         shares = [rate / free for rate, free in zip(found, rates["free text"], strict=True)]
         print(f"| {name} | {statistics.median(found):.0f} ({max(found):.0f}) | {statistics.median(shares):.1%} |")
+    masks(llm, [output.outputs[0].token_ids for output in outputs])
     llm.shutdown()
+
+
+def masks(llm: LLM, token_ids: list[list[int]]) -> None:
+    """The parts: one mask of a request on the host, and a batch of masks applied to logits."""
+    tokenizer, vocab_size = llm.get_tokenizer(), llm.config.model.vocab_size
+    compiler = GrammarCompiler(lambda: vocabulary_of(tokenizer, llm.config.model))
+    prototype = compiler.compile(StructuredOutputsParams(json=SCHEMA))
+    words = np.zeros((len(token_ids), -(-vocab_size // 32)), np.int32)
+    micros = []
+    for row, ids in enumerate(token_ids):
+        matcher = prototype.copy()
+        for token_id in ids:
+            started = time.thread_time()
+            matcher.fill(words[row])
+            matcher.consume(token_id)
+            micros.append(1e6 * (time.thread_time() - started))
+    kernels = current_platform(None).kernels.sampling
+    logits, rows = torch.randn(len(token_ids), vocab_size), torch.arange(len(token_ids))
+    applied = []
+    for _ in range(20):
+        started = time.perf_counter()
+        kernels.apply_bitmask_(logits, rows, torch.from_numpy(words))
+        applied.append(1e3 * (time.perf_counter() - started))
+    print(
+        f"\nOne mask: {statistics.mean(micros):.0f} µs on average, {statistics.median(micros):.0f} median, "
+        f"{sorted(micros)[len(micros) * 99 // 100]:.0f} at the 99th percentile. "
+        f"{len(rows)} masks applied: {statistics.median(applied):.2f} ms."
+    )
 
 
 def large_schema(seed: int) -> dict[str, Any]:

@@ -7,13 +7,13 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jsonschema
 import openai
 import pytest
 from openai import OpenAI
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from real_server import RealServer
 
 pytestmark = pytest.mark.slow
@@ -23,9 +23,9 @@ MESSAGES: Any = [{"role": "user", "content": "Invent a person."}]
 
 
 class Person(BaseModel):
-    name: str
-    age: int
-    languages: list[str]
+    name: str = Field(max_length=20)
+    age: int = Field(ge=0, le=150)
+    languages: list[Literal["en", "de", "fr"]] = Field(max_length=3)
 
 
 SCHEMA: dict[str, Any] = {
