@@ -241,5 +241,5 @@ def test_the_pages_examples_run(server: RealServer) -> None:
     page = (Path(__file__).parents[2] / "docs" / "responses_and_messages.md").read_text(encoding="utf-8")
     code = "\n".join(part.split("```")[0] for part in page.split("```python\n")[1:])
     code = code.replace("http://localhost:8000", server.url).replace("smollm2-135m-instruct", MODEL)
-    exec(compile(code, "responses_and_messages.md", "exec"), {"__name__": "example"})
+    exec(compile(code, "responses_and_messages.md", "exec", dont_inherit=True), {"__name__": "example"})
     assert httpx.get(f"{server.url}/health").status_code == 200
