@@ -39,7 +39,8 @@ class StructuredOutputsParams:
     disable_additional_properties: bool = (
         False  # objects have the properties that the schema names, unless it says more
     )
-    whitespace_pattern: str | None = None  # a regex for the white space between JSON's tokens
+    # A regex for the white space between JSON's tokens. None: a few spaces, or one line break and its indentation.
+    whitespace_pattern: str | None = None
 
     if not TYPE_CHECKING:
 
@@ -61,7 +62,7 @@ class StructuredOutputsParams:
                 f"structured_outputs must have exactly one of {', '.join(CONSTRAINTS)}; {what}",
                 param="structured_outputs",
             )
-        if self.json_object not in (None, True):
+        if self.json_object is not None and self.json_object is not True:
             raise _fail("json_object", self.json_object, "True")
         for name in ("json", "structural_tag"):
             value = getattr(self, name)

@@ -19,6 +19,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 
 from octavo.kernels import (
+    triton_bitmask,
     triton_layers,
     triton_linear,
     triton_logprobs,
@@ -142,6 +143,7 @@ def sampling() -> None:
     history, counts = empty(8, 4096, dtype=torch.int32), empty(rows, vocab_size, dtype=torch.int32)
     penalties = {"repetition": floats, "frequency": floats, "presence": floats}
     triton_penalties.apply_penalties_(logits, history, ids, ids, ids, **penalties, counts=counts)
+    triton_bitmask.apply_bitmask_(logits, ids, empty(rows, vocab_size // 32, dtype=torch.int32))
     for num_top in (0, 5, 20):
         triton_logprobs.gather_logprobs(logits, ids, num_top)
 
@@ -150,7 +152,7 @@ def main(backend: str, arch: str) -> None:
     target = GPUTarget(backend, int(arch) if backend == "cuda" else arch, 32 if backend == "cuda" else 64)
     triton.runtime.driver.set_active(NoGPU(target))
     compiler = Compiler(target, detail="--detail" in sys.argv)
-    for module in (triton_layers, triton_linear, triton_logprobs, triton_penalties, triton_sampling):
+    for module in (triton_bitmask, triton_layers, triton_linear, triton_logprobs, triton_penalties, triton_sampling):
         module.launch = compiler
     family = f"sm_{arch}" if backend == "cuda" else arch
     steps: list[Callable[[], None]] = [layers, lambda: linears(family), sampling]

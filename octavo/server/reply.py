@@ -154,7 +154,7 @@ class ReplyPlan:
                 "tool_choice demands a call, and the request demands another form of the output too; leave one out",
                 param="tool_choice",
             )
-        # White space without bound is what a small or hot model can lose itself in.
+        # White space costs tokens, and is what a small or hot model loses itself in.
         params.structured_outputs = StructuredOutputsParams(json=self._schema(), whitespace_pattern=" ?")
 
     async def outputs(self, outputs: Outputs) -> Outputs:

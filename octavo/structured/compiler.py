@@ -147,23 +147,22 @@ class GrammarCompiler:
                 case _:
                     return grammars.lark(source.text if is_lark(source.text) else gbnf_as_lark(source.text))
         except GrammarError as error:
-            where = _wrong_part(grammars, source, str(error)) if source.kind == "json" else ""
-            raise InvalidRequestError(f"{source.param} can't be compiled{where}: {error}", param=source.param) from None
+            message = _with_place(grammars, source, str(error)) if source.kind == "json" else f": {error}"
+            raise InvalidRequestError(f"{source.param} can't be compiled{message}", param=source.param) from None
 
 
-def _wrong_part(grammars: TokenGrammars, source: GrammarSource, message: str) -> str:
-    """The smallest part of a schema that is refused with the same message."""
+def _with_place(grammars: TokenGrammars, source: GrammarSource, message: str) -> str:
+    """A message of the compiler about a schema, with the smallest part of it that is to blame."""
     root = json.loads(source.text)
-    if not isinstance(root, dict):
-        return ""
     pointers = sorted(json_schema.reachable(root), key=lambda pointer: -pointer.count("/"))
     for pointer in pointers[:_MAX_PARTS]:
         try:
             grammars.json(json.dumps(json_schema.part(root, pointer)), dict(source.options))
         except GrammarError as error:
-            if str(error) == message:
-                return f", at {pointer[:200]}"
-    return ""
+            # What can't be satisfied makes what requires it so, in other words.
+            if str(error) == message or "nsatisfiable" in message:
+                return f", at {pointer[:200]}: {error}"
+    return f": {message}"
 
 
 def _key(params: StructuredOutputsParams) -> _Key:
