@@ -110,3 +110,38 @@ def test_a_schema_that_can_not_be_enforced_is_refused(client: OpenAI) -> None:
             tool_choice="required",
         )
     assert bad.value.param == "tools"
+
+
+_OPENS_REASONING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+
+
+@pytest.mark.slow
+def test_reasoning_is_bounded_and_calls_come_after_it(default_gguf: Path) -> None:
+    """A template makes the default model begin within a reasoning, which it does not know how to end."""
+    flags = ["--served-model-name", "m", "--max-model-len", "1024", "--chat-template", _OPENS_REASONING]
+    with (
+        RealServer(str(default_gguf), *flags) as server,
+        OpenAI(base_url=f"{server.wait_until_ready().url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        for choice in ("required", {"type": "function", "function": {"name": "get_weather"}}):
+            options: Any = {"tools": TOOLS, "tool_choice": choice, "parallel_tool_calls": False}
+            answer = client.chat.completions.create(
+                model="m",
+                messages=[{"role": "user", "content": "What is the weather in Rome?"}],
+                temperature=0,
+                max_tokens=200,
+                extra_body={"thinking_token_budget": 12},
+                **options,
+            )
+            message: Any = answer.choices[0].message
+            assert len(message.reasoning) > 10
+            assert message.content is None
+            assert message.tool_calls is not None
+            check(message.tool_calls[0])
+            assert answer.usage is not None
+            assert answer.usage.completion_tokens_details is not None
+            # The budget, and the tokens of the end tag.
+            assert 12 < (answer.usage.completion_tokens_details.reasoning_tokens or 0) <= 12 + 5
