@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import anthropic as anthropic_package
 import httpx
 import pytest
 from anthropic import Anthropic, AsyncAnthropic
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI, BadRequestError, OpenAI
 from pydantic import BaseModel
 from real_server import RealServer, wait_for
 
@@ -203,6 +204,26 @@ def test_structured_output(openai: OpenAI, anthropic: Anthropic) -> None:
         model=MODEL, max_tokens=300, messages=[{"role": "user", "content": "Name a city."}], output_format=City
     )
     assert isinstance(whole.parsed_output, City)
+
+
+def test_schemas_that_cannot_be_enforced_are_refused(openai: OpenAI, anthropic: Anthropic) -> None:
+    schema: Any = {"type": "object", "properties": {"a": {"$ref": "http://elsewhere.example/x"}}}
+    text: Any = {"format": {"type": "json_schema", "name": "x", "schema": schema}}
+    tool: Any = {"type": "function", "name": "f", "parameters": schema, "strict": True}
+    for background in (False, True):
+        with pytest.raises(BadRequestError, match="text.format.schema") as bad:
+            openai.responses.create(model=MODEL, input="hi", text=text, background=background)
+        assert bad.value.param == "text.format.schema"
+        with pytest.raises(BadRequestError, match="tools") as bad:
+            openai.responses.create(
+                model=MODEL, input="hi", tools=[tool], tool_choice="required", background=background
+            )
+        assert bad.value.param == "tools"
+    with pytest.raises(anthropic_package.BadRequestError, match="output_config.format.schema"):
+        anthropic.messages.create(
+            model=MODEL, max_tokens=9, messages=[{"role": "user", "content": "hi"}],
+            output_config={"format": {"type": "json_schema", "schema": schema}},
+        )  # fmt: skip
 
 
 def test_async_clients(server: RealServer) -> None:
