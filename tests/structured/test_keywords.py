@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 
 from octavo.errors import InvalidRequestError
+from octavo.sampling_params import SamplingParams
 from octavo.structured import json_schema
 from octavo.structured.compiler import GrammarCompiler
 from octavo.structured.matcher import GrammarError
@@ -220,8 +221,10 @@ def test_a_dict_that_is_nested_too_deeply(compiler: GrammarCompiler) -> None:
     schema: dict[str, Any] = {}
     for _ in range(100_000):
         schema = {"items": schema}
+    params = SamplingParams(structured_outputs=StructuredOutputsParams(json=schema)).clone()
+    assert params.structured_outputs is not None
     with pytest.raises(InvalidRequestError, match=r"nested (too deeply|deeper)"):
-        compiler.compile(StructuredOutputsParams(json=schema))
+        compiler.compile(params.structured_outputs)
     while schema:  # or taking it down recurses
         schema = schema["items"]
 
