@@ -145,11 +145,11 @@ class SamplingParams:
         return self.temperature < GREEDY_BELOW
 
     def clone(self) -> SamplingParams:
-        """A deep copy. Most fields can't be changed in place, and are shared."""
+        """A deep copy. Most fields can't be changed in place, and are shared; so is the dict of a schema."""
         twin = copy.copy(self)
         for name in ("stop", "stop_token_ids", "bad_words", "logprob_token_ids", "logit_bias", "allowed_token_ids"):
             setattr(twin, name, copy.copy(getattr(self, name)))
-        for name in ("prompt_logprob_token_ids", "extra_args", "structured_outputs", "reasoning_markers"):
+        for name in ("prompt_logprob_token_ids", "extra_args", "reasoning_markers"):
             setattr(twin, name, copy.deepcopy(getattr(self, name)))
         return twin
 

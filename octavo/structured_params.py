@@ -6,8 +6,9 @@ this module looks at types only.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from octavo.errors import InvalidRequestError, shown, unknown_name
@@ -39,7 +40,8 @@ class StructuredOutputsParams:
     disable_additional_properties: bool = (
         False  # objects have the properties that the schema names, unless it says more
     )
-    whitespace_pattern: str | None = None  # a regex for the white space between JSON's tokens
+    # A regex for the white space between JSON's tokens. None: a few spaces, or one line break and its indentation.
+    whitespace_pattern: str | None = None
 
     if not TYPE_CHECKING:
 
@@ -61,7 +63,7 @@ class StructuredOutputsParams:
                 f"structured_outputs must have exactly one of {', '.join(CONSTRAINTS)}; {what}",
                 param="structured_outputs",
             )
-        if self.json_object not in (None, True):
+        if self.json_object is not None and self.json_object is not True:
             raise _fail("json_object", self.json_object, "True")
         for name in ("json", "structural_tag"):
             value = getattr(self, name)
@@ -88,6 +90,24 @@ class StructuredOutputsParams:
         if not all(isinstance(item, str) and item for item in choice):
             raise _fail("choice", choice, allowed)
         self.choice = list(dict.fromkeys(choice))
+
+    def as_text(self) -> StructuredOutputsParams:
+        """The same with JSON as text, which goes through any channel: a schema may hold integers of any size.
+
+        Raises:
+            InvalidRequestError: it can't be written as JSON.
+        """
+        given = getattr(self, self.kind)
+        if not isinstance(given, dict):
+            return self
+        param = f"structured_outputs.{self.kind}"
+        try:
+            text = json.dumps(given)
+        except (TypeError, ValueError, RecursionError) as error:
+            reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+            raise InvalidRequestError(f"{param} can't be written as JSON: {reason}", param=param) from None
+        as_text: dict[str, Any] = {self.kind: text}
+        return replace(self, **as_text)
 
     @property
     def kind(self) -> str:

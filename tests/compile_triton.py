@@ -19,6 +19,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 
 from octavo.kernels import (
+    triton_bitmask,
     triton_fp8,
     triton_launch,
     triton_layers,
@@ -160,6 +161,7 @@ def sampling() -> None:
     history, counts = empty(8, 4096, dtype=torch.int32), empty(rows, vocab_size, dtype=torch.int32)
     penalties = {"repetition": floats, "frequency": floats, "presence": floats}
     triton_penalties.apply_penalties_(logits, history, ids, ids, ids, **penalties, counts=counts)
+    triton_bitmask.apply_bitmask_(logits, ids, empty(rows, vocab_size // 32, dtype=torch.int32))
     for num_top in (0, 5, 20):
         triton_logprobs.gather_logprobs(logits, ids, num_top)
 

@@ -61,6 +61,7 @@ class FakeExecutor(Executor):
     def call(self, method: str) -> list[Any]:
         assert method == "reset"
         self.rows.clear()
+        self.unsampled.clear()
         self.failed = False
         return [None]
 
@@ -68,8 +69,8 @@ class FakeExecutor(Executor):
         self.rows.clear()
 
     def sample(self, batch: ScheduledBatch, bitmask: GrammarBitmask | None) -> None:
-        future = self.unsampled.pop(batch.step_id)
-        if not self.failed:
+        future = self.unsampled.pop(batch.step_id, None)
+        if future is not None and not self.failed:
             future.set_result(self._execute(batch, bitmask))
 
     def execute(self, batch: ScheduledBatch) -> Future[StepOutput]:

@@ -66,6 +66,12 @@ def test_optional_packages_are_imported_in_one_module_and_never_at_its_top() -> 
         assert len(users) == 1, (package, users)
 
 
+def test_one_room_knows_llguidance() -> None:
+    trees = {path.name: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+    users = [name for name, tree in trees.items() if any(_imports(node, "llguidance") for node in ast.walk(tree))]
+    assert users == ["matcher.py"]
+
+
 def _imports(node: ast.AST, package: str) -> bool:
     if isinstance(node, ast.ImportFrom):
         return (node.module or "").split(".")[0] == package

@@ -20,6 +20,7 @@ COMMANDS = {
     "generate": ("octavo.cli.generate", "complete prompts given as arguments or as lines of standard input"),
     "run-batch": ("octavo.cli.run_batch", "run a file of requests in OpenAI's batch format"),
     "bench": ("octavo.cli.bench", "measure serve, throughput, latency or startup"),
+    "schema": ("octavo.cli.schema", "tell what of a JSON schema is enforced in structured outputs"),
     "collect-env": ("octavo.cli.collect_env", "print what a bug report should tell about this machine"),
 }
 

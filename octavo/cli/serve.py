@@ -14,7 +14,7 @@ from octavo import envs
 from octavo.cli.config_file import FileParser
 from octavo.cli.flags import add_engine_flags, engine_arguments, help_text
 from octavo.config import DEFAULT_MODEL, EngineArgs
-from octavo.errors import ConfigError, shown
+from octavo.errors import ConfigError, InvalidRequestError, shown
 from octavo.log import get_logger
 from octavo.parsers.registry import REASONING_PARSERS, TOOL_PARSERS, load_plugin
 from octavo.server.settings import ServerSettings
@@ -281,7 +281,10 @@ def _template_kwargs(given: Any) -> dict[str, Any]:
         raise ConfigError(f"--default-chat-template-kwargs is no valid JSON: {error}; got {shown(given)}") from None
     from octavo.tokenizer.chat_template import check_template_kwargs
 
-    return check_template_kwargs(values)
+    try:
+        return check_template_kwargs(values)
+    except InvalidRequestError as error:
+        raise ConfigError(f"--default-chat-template-kwargs: {error}") from None
 
 
 def _api_keys(given: Mapping[str, Any]) -> tuple[str, ...]:

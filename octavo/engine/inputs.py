@@ -92,8 +92,10 @@ class InputProcessor:
             )
         params = params.clone()
         self._check_params(params)
-        if params.structured_outputs is not None and self._compiler is not None:
-            self._compiler.compile(params.structured_outputs)
+        if params.structured_outputs is not None:
+            params.structured_outputs = params.structured_outputs.as_text()
+            if self._compiler is not None:
+                self._compiler.compile(params.structured_outputs)
         bad_words = self._bad_words(params)
         max_tokens = self._max_tokens(params, len(prompt.token_ids))
         seed = params.seed if params.seed is not None else self._rng.getrandbits(63)

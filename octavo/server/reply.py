@@ -154,7 +154,8 @@ class ReplyPlan:
                 "tool_choice demands a call, and the request demands another form of the output too; leave one out",
                 param="tool_choice",
             )
-        params.structured_outputs = StructuredOutputsParams(json=self._schema())
+        # White space costs tokens, and is what a small or hot model loses itself in.
+        params.structured_outputs = StructuredOutputsParams(json=self._schema(), whitespace_pattern=" ?")
 
     async def outputs(self, outputs: Outputs) -> Outputs:
         """The engine's outputs of this request, whose errors about the tools' schemas name the tools."""

@@ -28,7 +28,7 @@ _BYTES_PER_GRAMMAR = 256 * 2**10  # an entry counts as so much, and 32 times its
 _BYTES_PER_CHARACTER = 32
 _STACK_BYTES = 256 * 2**20  # address space; memory is taken as it is used
 _NUM_THREADS = 2
-_Key = tuple[str, bool, str, bool, bool, str | None]  # equal keys, equal grammars; the third is the text
+_Key = tuple[str, str, bool, bool, str | None]  # equal keys, equal grammars; the second is the text
 _MAX_PARTS = 64  # of a schema that are tried to find the one that is wrong
 
 
@@ -147,37 +147,29 @@ class GrammarCompiler:
                 case _:
                     return grammars.lark(source.text if is_lark(source.text) else gbnf_as_lark(source.text))
         except GrammarError as error:
-            where = _wrong_part(grammars, source, str(error)) if source.kind == "json" else ""
-            raise InvalidRequestError(f"{source.param} can't be compiled{where}: {error}", param=source.param) from None
+            message = _with_place(grammars, source, str(error)) if source.kind == "json" else f": {error}"
+            raise InvalidRequestError(f"{source.param} can't be compiled{message}", param=source.param) from None
 
 
-def _wrong_part(grammars: TokenGrammars, source: GrammarSource, message: str) -> str:
-    """The smallest part of a schema that is refused with the same message."""
+def _with_place(grammars: TokenGrammars, source: GrammarSource, message: str) -> str:
+    """A message of the compiler about a schema, with the smallest part of it that is to blame."""
     root = json.loads(source.text)
-    if not isinstance(root, dict):
-        return ""
     pointers = sorted(json_schema.reachable(root), key=lambda pointer: -pointer.count("/"))
     for pointer in pointers[:_MAX_PARTS]:
         try:
             grammars.json(json.dumps(json_schema.part(root, pointer)), dict(source.options))
         except GrammarError as error:
-            if str(error) == message:
-                return f", at {pointer[:200]}"
-    return ""
+            # What can't be satisfied makes what requires it so, in other words.
+            if str(error) == message or "nsatisfiable" in message:
+                return f", at {pointer[:200]}: {error}"
+    return f": {message}"
 
 
 def _key(params: StructuredOutputsParams) -> _Key:
-    given = getattr(params, params.kind)
-    try:
-        text = given if isinstance(given, str) else json.dumps(given)
-    except (TypeError, ValueError, RecursionError) as error:
-        param = f"structured_outputs.{params.kind}"
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise InvalidRequestError(f"{param} can't be written as JSON: {reason}", param=param) from None
+    given = getattr(params.as_text(), params.kind)
     return (
         params.kind,
-        isinstance(given, str),
-        text,
+        given if isinstance(given, str) else json.dumps(given),  # a list of choices
         params.disable_any_whitespace,
         params.disable_additional_properties,
         params.whitespace_pattern,
@@ -186,7 +178,7 @@ def _key(params: StructuredOutputsParams) -> _Key:
 
 def _size(key: _Key) -> int:
     """What an entry of the cache is taken to hold, in bytes."""
-    return _BYTES_PER_GRAMMAR + _BYTES_PER_CHARACTER * len(key[2])
+    return _BYTES_PER_GRAMMAR + _BYTES_PER_CHARACTER * len(key[1])
 
 
 def _too_slow(params: StructuredOutputsParams) -> InvalidRequestError:

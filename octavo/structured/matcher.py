@@ -88,7 +88,11 @@ class TokenGrammars:
     def json(self, schema: str, options: Mapping[str, Any]) -> Matcher:
         """`options` are llguidance's for JSON. Raises GrammarError, as the others."""
         overrides: Any = dict(options)
-        return self._compile(llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=overrides))
+        try:
+            grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=overrides)
+        except ValueError as error:
+            raise GrammarError(_first_words(str(error))) from None
+        return self._compile(grammar)
 
     def regex(self, pattern: str) -> Matcher:
         return self._compile(llguidance.LLMatcher.grammar_from_regex(pattern))

@@ -21,6 +21,9 @@ MAX_BYTES = 256 * 1024
 MAX_NESTING = 64
 MAX_RULES = 2000  # of a grammar
 MAX_GBNF_RULES = 500  # converting them takes time with the square of their number
+# Between the tokens of JSON: spaces, or a line break and its indentation. More than that is what a model writes that
+# has nothing to say, and without a bound it may go on for ever.
+WHITE_SPACE = r"[ \t]{1,4}|\r?\n[ \t]{0,40}"
 _LARK = re.compile(r"%llguidance\b|\??start\s*[:\[]")
 _ESCAPED = re.compile(r"[^A-Za-z0-9]")
 
@@ -44,7 +47,7 @@ def source_of(params: StructuredOutputsParams) -> GrammarSource:
     param = f"structured_outputs.{params.kind}"
     match params.kind:
         case "json":
-            root = _parsed(params.json, param)
+            root = parsed_json(params.json, param)
             text = schema_text(root, param, close_objects=params.disable_additional_properties)
             return _bounded(GrammarSource("json", text, _json_options(params), param))
         case "json_object":
@@ -59,7 +62,7 @@ def source_of(params: StructuredOutputsParams) -> GrammarSource:
             _check_rules(source)
             return source
         case _:
-            given = _parsed(params.structural_tag, param)
+            given = parsed_json(params.structural_tag, param)
             if not isinstance(given, dict):
                 raise InvalidRequestError(f"{param} must be a JSON object, got {shown(given)}", param=param)
             lark = structural_tag_lark(
@@ -106,15 +109,19 @@ def _bounded(source: GrammarSource) -> GrammarSource:
 def _json_options(params: StructuredOutputsParams) -> tuple[tuple[str, Any], ...]:
     # Set in any case: a schema must not bring options of its own that make it less strict.
     options: dict[str, Any] = {"lenient": False, "coerce_one_of": False}
-    if params.whitespace_pattern is not None:
-        options["whitespace_pattern"] = params.whitespace_pattern
-    elif params.disable_any_whitespace:
+    if params.disable_any_whitespace and params.whitespace_pattern is None:
         options["whitespace_flexible"] = False
+    else:
+        options["whitespace_pattern"] = WHITE_SPACE if params.whitespace_pattern is None else params.whitespace_pattern
     return tuple(options.items())
 
 
-def _parsed(given: Any, param: str) -> Any:
-    """JSON as Python objects, whose nesting is bounded."""
+def parsed_json(given: Any, param: str) -> Any:
+    """JSON as Python objects.
+
+    Raises:
+        InvalidRequestError: too long, too deep, or no JSON.
+    """
     if isinstance(given, str):
         if len(given) > MAX_BYTES:
             raise InvalidRequestError(
@@ -149,6 +156,9 @@ def schema_text(root: Any, param: str, place: str = "", *, close_objects: bool) 
     place = place or param
     if not isinstance(root, dict | bool):
         raise InvalidRequestError(f"{place} must be a JSON schema: an object, got {shown(root)}", param=param)
+    if root is False:
+        raise InvalidRequestError(f"{place}: the schema is false, which allows no output at all", param=param)
+    root = {} if root is True else root
     # Before anything walks over it; what can't be written as JSON can't be sent either.
     try:
         text = json.dumps(root, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -14,3 +14,13 @@ class Vocabulary:
     special_token_ids: list[int]
     eos_token_ids: tuple[int, ...]  # at least one
     encode: Callable[[str], Sequence[int]]  # text -> token ids, without special tokens put around it
+
+
+def byte_vocabulary() -> Vocabulary:
+    """A vocabulary of single bytes, for compiling without a model: token i is byte i, and 256 ends an output."""
+    return Vocabulary(
+        token_bytes=[*(bytes([i]) for i in range(256)), b"<eos>"],
+        special_token_ids=[256],
+        eos_token_ids=(256,),
+        encode=lambda text: list(text.encode()),
+    )

@@ -362,3 +362,36 @@ def test_the_help_is_grouped_and_loads_nothing_heavy() -> None:
         assert f"\n{group}\n" in result.stdout
     assert "(default: 8000)" in result.stdout
     assert seconds < 2  # 0.13 on a quiet machine
+
+
+def test_formats_of_calls_and_reasoning(started: Started, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from octavo.parsers.registry import TOOL_PARSERS\n"
+        "from octavo.parsers.tool.tagged_json import HermesToolParser\n"
+        "TOOL_PARSERS.register('own')(HermesToolParser)\n"
+    )
+    run("--tool-parser-plugin", str(tmp_path / "own.py"), "--tool-call-parser own --reasoning-parser none")
+    assert (started.settings.tool_call_parser, started.settings.reasoning_parser) == ("own", "none")
+    run(
+        "--enable-auto-tool-choice --reasoning-content",
+        """--default-chat-template-kwargs '{"enable_thinking": false}'""",
+    )
+    assert started.settings.tool_call_parser == "auto"
+    assert started.settings.reasoning_content
+    assert started.settings.default_chat_template_kwargs == {"enable_thinking": False}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("--tool-call-parser hermis", "did you mean 'hermes'.*known: deepseek_v3"),
+        ("--reasoning-parser nothing", "known: deepseek_r1"),
+        ("--tool-parser-plugin missing.py", "is no file"),
+        ("--default-chat-template-kwargs '{'", "no valid JSON"),
+        ("--default-chat-template-kwargs '[1]'", "mapping"),
+        ("""--default-chat-template-kwargs '{"tools": 1}'""", "may not set 'tools'"),
+    ],
+)
+def test_formats_that_are_refused(started: Started, line: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        run(line)

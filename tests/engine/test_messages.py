@@ -19,7 +19,7 @@ from octavo.engine.messages import (
 )
 from octavo.observability.stats import EngineStats
 from octavo.request import FinishReason, Request, RequestUpdate, TokenLogprobs
-from octavo.sampling_params import RequestOutputKind, SamplingParams
+from octavo.sampling_params import ReasoningMarkers, RequestOutputKind, SamplingParams, StructuredOutputsParams
 
 REQUEST = Request(
     request_id="a",
@@ -32,6 +32,9 @@ REQUEST = Request(
         logprobs=5,
         output_kind=RequestOutputKind.DELTA,
         extra_args={"deep": [1, {"a": None}]},
+        structured_outputs=StructuredOutputsParams(json={"maximum": 10**30}).as_text(),
+        thinking_token_budget=5,
+        reasoning_markers=ReasoningMarkers(start_token_ids=[1], end_token_ids=[2, 3]),
     ),
     eos_token_ids=(2, 7),
     bad_words_token_ids=[[1], [2, 3]],

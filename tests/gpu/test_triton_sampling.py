@@ -11,6 +11,7 @@ from triton_device import DEVICE, INTERPRETED, every_dtype, poisoned, skip_witho
 skip_without_gpu()
 
 from octavo.kernels import torch_sampling, triton_sampling  # noqa: E402
+from octavo.kernels.triton_bitmask import apply_bitmask_  # noqa: E402
 from octavo.kernels.triton_logprobs import gather_logprobs  # noqa: E402
 from octavo.kernels.triton_penalties import apply_penalties_  # noqa: E402
 from octavo.sampling import logprobs as cpu_logprobs  # noqa: E402
@@ -148,6 +149,17 @@ def test_rows_that_are_not_finite() -> None:
     assert tokens[2] % 2 == 1
     assert tokens[3] == 77
     assert tokens[4] >= 4000
+
+
+@pytest.mark.parametrize("vocab_size", VOCABS)
+def test_bitmasks(vocab_size: int) -> None:
+    logits = logits_of(7, vocab_size)
+    rows = torch.tensor([5, 0, 3, 6])
+    words = torch.randint(-(2**31), 2**31, (4, -(-vocab_size // 32)), dtype=torch.int32)
+    expected = logits.cpu().clone()
+    torch_sampling.apply_bitmask_(expected, rows, words)
+    apply_bitmask_(logits, rows.to(DEVICE), words.to(DEVICE))
+    assert torch.equal(logits.cpu(), expected)
 
 
 @pytest.mark.parametrize("vocab_size", [50, 5000])

@@ -264,6 +264,26 @@ def test_penalties(sampling: CPUSampling, width: int) -> None:
     assert not torch.equal(found, logits)
 
 
+# ---- bitmasks of grammars ----
+
+
+@every_isa
+@pytest.mark.parametrize("width", [*WIDTHS, 49152])
+def test_bitmasks(sampling: CPUSampling, width: int) -> None:
+    logits = torch.randn(7, width + 3)[:, 1 : 1 + width]
+    rows = torch.tensor([5, 0, 3, 6])
+    words = torch.randint(-(2**31), 2**31, (4, -(-width // 32)), dtype=torch.int32)
+    words[1], words[2, ::2] = -1, 0
+    found, expected = logits.clone(), logits.clone()
+    sampling.apply_bitmask_(found, rows, words)
+    torch_sampling.apply_bitmask_(expected, rows, words)
+    assert torch.equal(found, expected)
+    bits = np.unpackbits(words.numpy().view(np.uint8), axis=1, bitorder="little")[:, :width].astype(bool)
+    by_hand = logits.clone()
+    by_hand[rows] = torch.where(torch.from_numpy(bits), logits[rows], -INF)
+    assert torch.equal(found, by_hand)
+
+
 # ---- log probabilities ----
 
 

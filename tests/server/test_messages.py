@@ -196,6 +196,14 @@ def test_thinking_reaches_the_template(kind: str, thinks: str) -> None:
     assert engine.calls[0].prompt.text == f"{thinks} {thinks} low calm"
 
 
+def test_a_budget_of_thinking_bounds_what_can_be_told_as_thinking() -> None:
+    for template, budget in (("<think>", 2000), ("{{ messages[0].content }}", None)):
+        engine = FakeAsyncEngine(["hm</think>yes"])
+        engine.chat_template = template
+        message(engine, thinking={"type": "enabled", "budget_tokens": 2000})
+        assert engine.calls[0].params.thinking_token_budget == budget
+
+
 def test_hints_that_ask_for_nothing_are_taken() -> None:
     cached = {"cache_control": {"type": "ephemeral"}}
     body = {

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import anthropic as anthropic_package
 import httpx
 import pytest
 from anthropic import Anthropic, AsyncAnthropic
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI, BadRequestError, OpenAI
 from pydantic import BaseModel
 from real_server import RealServer, wait_for
 
@@ -205,6 +206,25 @@ def test_structured_output(openai: OpenAI, anthropic: Anthropic) -> None:
     assert isinstance(whole.parsed_output, City)
 
 
+def test_schemas_that_cannot_be_enforced_are_refused(openai: OpenAI, anthropic: Anthropic) -> None:
+    schema: Any = {"type": "object", "properties": {"a": {"$ref": "http://elsewhere.example/x"}}}
+    text: Any = {"format": {"type": "json_schema", "name": "x", "schema": schema}}
+    tool: Any = {"type": "function", "name": "f", "parameters": schema, "strict": True}
+    with pytest.raises(BadRequestError, match=r"text\.format\.schema") as bad:
+        openai.responses.create(model=MODEL, input="hi", text=text)
+    assert bad.value.param == "text.format.schema"
+    with pytest.raises(BadRequestError, match="tools") as bad:
+        openai.responses.create(model=MODEL, input="hi", tools=[tool], tool_choice="required")
+    assert bad.value.param == "tools"
+    made = openai.responses.create(model=MODEL, input="hi", text=text, background=True)
+    wait_for(lambda: openai.responses.retrieve(made.id).status == "failed", 10)
+    with pytest.raises(anthropic_package.BadRequestError, match=r"output_config\.format\.schema"):
+        anthropic.messages.create(
+            model=MODEL, max_tokens=9, messages=[{"role": "user", "content": "hi"}],
+            output_config={"format": {"type": "json_schema", "schema": schema}},
+        )  # fmt: skip
+
+
 def test_async_clients(server: RealServer) -> None:
     async def run() -> None:
         async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as openai:
@@ -241,5 +261,5 @@ def test_the_pages_examples_run(server: RealServer) -> None:
     page = (Path(__file__).parents[2] / "docs" / "responses_and_messages.md").read_text(encoding="utf-8")
     code = "\n".join(part.split("```")[0] for part in page.split("```python\n")[1:])
     code = code.replace("http://localhost:8000", server.url).replace("smollm2-135m-instruct", MODEL)
-    exec(compile(code, "responses_and_messages.md", "exec"), {"__name__": "example"})
+    exec(compile(code, "responses_and_messages.md", "exec", dont_inherit=True), {"__name__": "example"})
     assert httpx.get(f"{server.url}/health").status_code == 200

@@ -23,7 +23,7 @@ from octavo.server.protocol.messages import (
     MessageTokensCount,
 )
 from octavo.server.response_output import new_id
-from octavo.server.state import check_model, engine_of, settings_of
+from octavo.server.state import check_model, engine_of, formats_of, settings_of
 from octavo.server.streaming import stream
 from octavo.server.token_count import TokenCount
 from octavo.server.turn import prepared
@@ -46,12 +46,14 @@ async def create_message(body: MessagesRequest, request: Request) -> Response:
     body.check()
     with named(body.names()):
         chat = body.as_chat(conversation(body.system, body.messages))
+        if formats_of(request).reasoning is None:
+            chat.thinking_token_budget = None  # where no thinking can be told, none goes beyond it
         prompt, params, plan = await prepared(request, chat, None)
     # Clients ask for as many tokens as they can take; the context may have fewer.
     left = engine.model_config.max_model_len - len(prompt.token_ids)
     params.max_tokens = min(body.max_tokens, left)
     if params.reasoning_markers is None:
-        params.thinking_token_budget = None  # where no thinking can be told, none goes beyond it
+        params.thinking_token_budget = None  # likewise, where the prompt has ended it
 
     answer = MessageAnswer(
         id=new_id("msg"),
