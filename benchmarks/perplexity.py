@@ -23,7 +23,6 @@ RUNS: dict[str, dict[str, Any]] = {
     "bfloat16": {"quantization": "none"},
     "as stored (Q4_1)": {},
     "int8": {"quantization": "int8"},
-    "int8_channel": {"quantization": "int8_channel"},
 }
 
 

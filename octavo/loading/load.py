@@ -19,14 +19,13 @@ from octavo.models.base import CausalLM
 from octavo.models.registry import get_model_class
 from octavo.quantization.base import LinearMethod, Weight
 from octavo.quantization.gguf import GGUFLinearMethod
-from octavo.quantization.int8 import Int8ChannelLinearMethod, Int8LinearMethod
+from octavo.quantization.int8 import Int8LinearMethod
 from octavo.quantization.unquantized import UnquantizedLinearMethod
 
 LINEAR_METHODS: dict[str | None, type[LinearMethod]] = {
     None: UnquantizedLinearMethod,
     "gguf": GGUFLinearMethod,
     "int8": Int8LinearMethod,
-    "int8_channel": Int8ChannelLinearMethod,
 }
 SHOWN = 10  # names in one error message
 DUMMY_RANGE = 0.03  # of the uniform numbers in dummy weights: activations stay finite in any depth
