@@ -28,7 +28,6 @@ RUNS: dict[str, dict[str, Any]] = {
     "bfloat16": {"quantization": "none"},
     "as stored (Q4_1)": {},
     "int8": {"quantization": "int8"},
-    "int8_channel": {"quantization": "int8_channel"},
     "fp8 (plain twin)": {"quantization": "fp8", "enforce_eager": True},
     "fp8 KV cache": {"quantization": "none", "kv_cache_dtype": "fp8"},
     "fp8 and fp8 KV": {"quantization": "fp8", "kv_cache_dtype": "fp8", "enforce_eager": True},

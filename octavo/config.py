@@ -38,7 +38,7 @@ KV_CACHE_DTYPES = {
     "int8_per_token_head": "int8",
 }
 LOAD_FORMATS = ("auto", "safetensors", "gguf", "dummy")
-QUANTIZATIONS = ("none", "gguf", "fp8", "int8", "int8_channel")
+QUANTIZATIONS = ("none", "gguf", "fp8", "int8")
 SCHEDULING_POLICIES = ("fcfs", "priority")
 
 

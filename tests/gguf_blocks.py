@@ -1,9 +1,11 @@
-"""Random quantized blocks for tests."""
+"""Quantized blocks for tests: random ones, and those of given numbers."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from gguf import GGMLQuantizationType
+from gguf.quants import quantize
 from torch import Tensor
 
 from octavo.kernels.gguf import BLOCK_FORMATS
@@ -26,3 +28,8 @@ def random_blocks(type_name: str, num_rows: int, num_columns: int, seed: int = 0
     for start in HALVES[type_name]:
         blocks[:, start : start + 2] = rng.normal(0, 0.05, (len(blocks), 1)).astype(np.float16).view(np.uint8)
     return torch.from_numpy(blocks.reshape(num_rows, -1))
+
+
+def quantize_q8_0(weight: Tensor) -> Tensor:
+    """A matrix [rows, columns] as Q8_0 blocks, by the reference's own program: uint8 [rows, row_bytes]."""
+    return torch.from_numpy(quantize(weight.float().numpy(), GGMLQuantizationType.Q8_0))

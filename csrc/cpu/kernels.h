@@ -67,6 +67,7 @@ struct QuantMatrix {
 
   static constexpr int kPanel = 48;
   static constexpr int kUnit = 64;
+  static constexpr int kRowGroup = 128;  // activations that share a scale where a row of the matrix has one
   int num_panels() const { return (n + kPanel - 1) / kPanel; }
   int num_units() const { return padded_k / kUnit; }
   size_t code_bytes() const { return size_t(kPanel) * kUnit * bits / 8; }              // of a unit
@@ -74,9 +75,10 @@ struct QuantMatrix {
   size_t unit_bytes() const { return code_bytes() + scale_bytes() * (has_min ? 2 : 1); }
   size_t panel_bytes() const { return num_units() * unit_bytes() + (block ? 0 : kPanel * sizeof(float)); }
 
-  // A row of activations as the kernels quantize it: int8 [padded_k], then float scales, one for 32 columns or for the row,
-  // then for each of the matrix's blocks what its offset or its minimum is multiplied with.
-  int num_x_scales() const { return block ? padded_k / 32 : 1; }
+  // A row of activations as the kernels quantize it: int8 [padded_k], then float scales, one for `x_group` columns, then for
+  // each of the matrix's blocks (for each group, where its rows have one scale) what its offset or minimum is multiplied with.
+  int x_group() const { return block ? 32 : kRowGroup; }
+  int num_x_scales() const { return (padded_k + x_group() - 1) / x_group(); }
   int num_x_sums() const { return block == 16 ? padded_k / 16 : num_x_scales(); }
   size_t x_bytes() const { return (padded_k + 4 * size_t(num_x_scales() + num_x_sums()) + 63) / 64 * 64; }
 };

@@ -132,8 +132,6 @@ const QuantPacked::Type* find_type(const std::string& name) {
 QuantMatrix shape_of(const QuantPacked::Type& type, int n, int k) {
   if (n < 1 || k < 1) throw std::invalid_argument("a matrix needs rows and columns");
   if (k > (1 << 24) || n > (1 << 28)) throw std::invalid_argument("more than 2^28 rows or 2^24 columns");
-  // Sums of 127 * 127 over a row have to fit in 32 bits.
-  if (!type.block && k > (1 << 17)) throw std::invalid_argument(std::string(type.name) + " takes 2^17 columns at most");
   if (k % type.columns) throw std::invalid_argument(std::string(type.name) + " needs a multiple of " + std::to_string(type.columns) + " columns");
   constexpr int kUnit = QuantMatrix::kUnit;
   return {type.bits, type.block, type.has_min, type.offset, n, k, (k + kUnit - 1) / kUnit * kUnit, nullptr};

@@ -31,8 +31,7 @@ ENGINE_FLAGS = {
     "dtype": EngineFlag("Model", f"of weights and activations: auto, {', '.join(DTYPES)}"),
     "quantization": EngineFlag(
         "Model",
-        "how weights are multiplied: as GGUF blocks (gguf), rounded to 8 bits (fp8, int8, int8_channel), as "
-        "numbers (none)",
+        "how weights are multiplied: as GGUF blocks (gguf), rounded to 8 bits (fp8, int8), as numbers (none)",
         "what the checkpoint says",
     ),
     "revision": EngineFlag("Model", "branch, tag or commit of the model on the hub", "its newest"),

@@ -183,20 +183,6 @@ def _q6_k(blocks: Tensor) -> Tensor:
     return (low | (high << 4)).float().sub_(32).view(-1, 16, 16).mul_(scale)
 
 
-def quantize_q8_0(weight: Tensor) -> Tensor:
-    """A matrix [rows, columns], whose columns are a multiple of 32, as Q8_0 blocks: uint8 [rows, row_bytes]."""
-    num_rows, num_columns = weight.shape
-    out = torch.empty(num_rows, num_columns // 32, 34, dtype=torch.uint8)
-    step = max(1, _CHUNK_ELEMENTS // num_columns)
-    for start in range(0, num_rows, step):
-        blocks = weight[start : start + step].float().view(-1, num_columns // 32, 32)
-        scale = blocks.abs().amax(-1, keepdim=True) / 127
-        codes = (blocks / scale.clamp(min=torch.finfo(torch.float32).tiny)).round_().to(torch.int8)
-        out[start : start + step, :, :2] = scale.half().view(torch.uint8)
-        out[start : start + step, :, 2:] = codes.view(torch.uint8)
-    return out.flatten(1)
-
-
 _UNPACK: dict[str, Callable[[Tensor], Tensor]] = {
     "Q4_0": _q4_0,
     "Q4_1": _q4_1,

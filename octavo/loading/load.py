@@ -20,7 +20,7 @@ from octavo.models.registry import get_model_class
 from octavo.quantization.base import LinearMethod, Weight
 from octavo.quantization.fp8 import Fp8LinearMethod
 from octavo.quantization.gguf import GGUFLinearMethod
-from octavo.quantization.int8 import Int8ChannelLinearMethod, Int8LinearMethod
+from octavo.quantization.int8 import Int8LinearMethod
 from octavo.quantization.unquantized import UnquantizedLinearMethod
 
 LINEAR_METHODS: dict[str | None, type[LinearMethod]] = {
@@ -28,7 +28,6 @@ LINEAR_METHODS: dict[str | None, type[LinearMethod]] = {
     "fp8": Fp8LinearMethod,
     "gguf": GGUFLinearMethod,
     "int8": Int8LinearMethod,
-    "int8_channel": Int8ChannelLinearMethod,
 }
 SHOWN = 10  # names in one error message
 DUMMY_RANGE = 0.03  # of the uniform numbers in dummy weights: activations stay finite in any depth

@@ -108,6 +108,18 @@ def test_outliers_and_zeros_in_activations(isa: str, type_name: str) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("rows", [1, 4, 9])
+def test_an_outlier_makes_only_its_own_group_coarse(isa: str, rows: int) -> None:
+    """int8 has a scale for 128 activations: what lies in other groups keeps its precision."""
+    matrix, weight = packed("int8", 100, 320)
+    rest, outlier = torch.zeros(rows, 320), torch.zeros(rows, 320)
+    rest[:, 130:] = torch.randn(rows, 190)
+    outlier[:, 5] = 1e3
+    beside = run(isa, matrix, rest + outlier) - run(isa, matrix, outlier)
+    assert relative_error(beside, rest, weight) < 0.012
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("type_name", TYPES)
 def test_a_row_does_not_depend_on_its_batch(isa: str, type_name: str) -> None:
     matrix, _ = packed(type_name, 109, 512)

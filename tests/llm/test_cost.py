@@ -74,8 +74,8 @@ def test_keys_and_values(dtype: str, make_llm: Callable[..., LLM]) -> None:
     [
         ({"dtype": "bfloat16"}, "bfloat16", 2),
         ({"dtype": "float32"}, "float32", 4),
-        ({"dtype": "bfloat16", "quantization": "int8_channel"}, "int8", 1),
-        ({"dtype": "float32", "quantization": "int8_channel"}, "int8", 1),
+        ({"dtype": "bfloat16", "quantization": "int8"}, "int8", 1),
+        ({"dtype": "float32", "quantization": "int8"}, "int8", 1),
     ],
 )
 def test_what_quantization_makes_of_weights(

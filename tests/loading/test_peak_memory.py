@@ -65,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("quantization", ["", "int8", "int8_channel"])
+@pytest.mark.parametrize("quantization", ["", "int8"])
 def test_packed_weights_and_one_layer(folder: Path, quantization: str) -> None:
     command = [sys.executable, "-c", LOAD, str(folder), quantization]
     result = subprocess.run(command, check=True, capture_output=True, text=True)

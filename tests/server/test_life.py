@@ -77,6 +77,22 @@ def test_a_client_that_leaves_frees_its_blocks(server: RealServer) -> None:
     assert complete(server).status_code == 200
 
 
+def test_an_idle_server_takes_no_cpu_time(server: RealServer) -> None:
+    assert complete(server).status_code == 200
+    wait_for(lambda: idle(server), 5)
+    processes = psutil.Process(server.process.pid), server.engine()
+
+    def cpu_seconds() -> float:
+        return sum(times.user + times.system for times in (process.cpu_times() for process in processes))
+
+    shares = []
+    for _ in range(3):  # the least of three: something may be on its way still
+        before = cpu_seconds()
+        time.sleep(1.0)
+        shares.append(cpu_seconds() - before)
+    assert min(shares) < 0.015  # the clock has ticks of 10 ms
+
+
 def test_a_reader_that_does_not_read_blocks_nobody(server: RealServer) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     payload = json.dumps(body(100, n=16, stream=True, logprobs=5)).encode()
