@@ -64,9 +64,10 @@ def named(names: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     except RequestError as error:
-        given = error.param
-        if given is not None and given in names:
-            error.param = names[given]
-            if str(error).startswith(given):
-                error.args = (error.param + str(error)[len(given) :],)
-        raise
+        given, message = error.param, str(error)
+        if given is None or given not in names:
+            raise
+        if message.startswith(given):
+            message = names[given] + message[len(given) :]
+        # A new one: this one may be told to others too, who call the field otherwise.
+        raise type(error)(message, param=names[given]) from error
