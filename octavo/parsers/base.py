@@ -108,6 +108,15 @@ class ToolParser(Parser):
         self._has_content = False
         self.is_broken = False  # the last call is
 
+    @classmethod
+    def around_arguments(cls, name: str) -> tuple[str, str, str] | None:
+        """The text around the JSON of a call, where an engine can be made to write it: what begins every call, what
+        comes before the arguments of function `name`, beginning included, and what comes behind them.
+
+        None: in this format arguments are no JSON, or calls begin with nothing that other text has not.
+        """
+        return None
+
     @staticmethod
     def new_id() -> str:
         """The id of a call whose format has none."""

@@ -1,4 +1,4 @@
-"""Calls that a request demands: the JSON that the engine is made to write for them, and how it is read.
+"""Calls that a request demands, or whose arguments it does: the JSON that the engine is made to write, and its reading.
 
 With "required" the output is a list, `[{"name": "f", "parameters": {...}}, ...]`; with a named function it is that
 function's arguments alone. Both are the same for all models, and are enforced by grammar. Text that is neither, from an
@@ -7,12 +7,13 @@ engine that does not enforce it or was cut off, is read like any other format.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from octavo.parsers.base import Schema, ToolParser
 from octavo.parsers.json_text import calls, value
 from octavo.parsers.source import SPACE, Steps
+from octavo.parsers.tools import Tool
 
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
@@ -63,6 +64,26 @@ def required_schema(tools: Mapping[str, Schema | None], *, parallel: bool) -> di
 def named_schema(parameters: Schema | None) -> dict[str, Any]:
     """The JSON schema of a function's arguments."""
     return _object(parameters)
+
+
+def strict_tag(tools: Iterable[Tool], parser: type[ToolParser]) -> dict[str, Any] | None:
+    """The structural tag under which calls of strict tools have arguments by their schemas, and others any.
+
+    None: no tool is strict, or the format has no such text around its arguments.
+    """
+    tools = tuple(tools)
+    if not any(tool.strict for tool in tools):
+        return None
+    structures, triggers = [], set()
+    for tool in tools:
+        around = parser.around_arguments(tool.name)
+        if around is None:
+            return None
+        trigger, begin, end = around
+        triggers.add(trigger)
+        schema = _object(tool.parameters) if tool.strict else _ANY_OBJECT
+        structures.append({"begin": begin, "schema": schema, "end": end})
+    return {"type": "structural_tag", "structures": structures, "triggers": sorted(triggers)}
 
 
 def _object(parameters: Schema | None) -> dict[str, Any]:

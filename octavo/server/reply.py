@@ -18,14 +18,14 @@ import math
 from bisect import bisect_right
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from octavo.engine.inputs import Prompt
 from octavo.errors import InvalidRequestError, RequestError
 from octavo.log import get_logger
 from octavo.outputs import CompletionOutput
 from octavo.parsers.base import Opening, ReasoningParser, ToolParser
-from octavo.parsers.forced import NamedCall, RequiredCalls, named_schema, required_schema
+from octavo.parsers.forced import NamedCall, RequiredCalls, named_schema, required_schema, strict_tag
 from octavo.parsers.pieces import Piece, ReasoningDelta
 from octavo.parsers.recognise import recognised_reasoning_parser, recognised_tool_parser
 from octavo.parsers.registry import REASONING_PARSERS, TOOL_PARSERS
@@ -122,6 +122,7 @@ class ReplyPlan:
         self._tokenizer = tokenizer
         self._include_reasoning = include_reasoning
         self._skip_special_tokens = True
+        self._holds_to_schemas = False  # the engine does, to those of the tools
         self._tool_parser = formats.tools if tools.choice.kind == "auto" else None
         self._reasoning_parser = formats.reasoning if tokenizer is not None else None
         self._opening = Opening.UNSAID
@@ -147,7 +148,14 @@ class ReplyPlan:
                 "it out, or start the server with --reasoning-parser NAME",
                 param="thinking_token_budget",
             )
-        if not self._tools.is_forced:
+        structure: dict[str, Any] = {}
+        if self._tools.is_forced:
+            structure = {"json": self._schema()}
+        elif self._tool_parser is not None and params.structured_outputs is None:
+            tag = strict_tag(self._tools.tools, self._tool_parser)
+            structure = {} if tag is None else {"structural_tag": tag}
+        self._holds_to_schemas = bool(structure)
+        if not structure:
             return
         if params.structured_outputs is not None:
             raise InvalidRequestError(
@@ -155,7 +163,7 @@ class ReplyPlan:
                 param="tool_choice",
             )
         # White space costs tokens, and is what a small or hot model loses itself in.
-        params.structured_outputs = StructuredOutputsParams(json=self._schema(), whitespace_pattern=" ?")
+        params.structured_outputs = StructuredOutputsParams(**structure, whitespace_pattern=" ?")
 
     async def outputs(self, outputs: Outputs) -> Outputs:
         """The engine's outputs of this request, whose errors about the tools' schemas name the tools."""
@@ -164,7 +172,7 @@ class ReplyPlan:
                 async for item in outputs:
                     yield item
             except RequestError as error:
-                if not self._tools.is_forced or not (error.param or "").startswith("structured_outputs"):
+                if not self._holds_to_schemas or not (error.param or "").startswith("structured_outputs"):
                     raise
                 raise InvalidRequestError(
                     f"the schemas of the tools can't be enforced: {error}", param="tools"

@@ -178,6 +178,20 @@ def test_required() -> None:
         assert schema["$defs"]["tool_1"] == {"type": "object", "properties": {}, "additionalProperties": False}
 
 
+def test_strict_functions_left_to_the_model() -> None:
+    engine = fake([CALLS])
+    chat(engine)
+    params = engine.calls[0].params
+    assert params.structured_outputs is not None
+    tag = params.structured_outputs.structural_tag
+    assert [structure["schema"].get("required") for structure in tag["structures"]] == [["city"], None]
+    for fields in ({"tools": [TIME]}, {"response_format": {"type": "json_object"}}):
+        engine = fake([CALLS])
+        chat(engine, **fields)
+        params = engine.calls[0].params
+        assert params.structured_outputs is None or params.structured_outputs.structural_tag is None
+
+
 def test_references_within_a_schema_hold_where_it_is_put() -> None:
     node = {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}, "v": {"type": "integer"}}}
     parameters = {"type": "object", "properties": {"list": {"$ref": "#/$defs/node"}}, "$defs": {"node": node}}

@@ -9,6 +9,8 @@ Granite writes a list of calls behind one tag. A closing tag may be missing.
 
 from __future__ import annotations
 
+import json
+
 from octavo.parsers.base import ToolParser
 from octavo.parsers.json_text import calls
 from octavo.parsers.source import SPACE, Steps, Tags, nowhere
@@ -32,6 +34,10 @@ class _TaggedJson(ToolParser):
 class HermesToolParser(_TaggedJson):
     opening = ("<tool_call>",)
     closing = ("</tool_call>",)
+
+    @classmethod
+    def around_arguments(cls, name: str) -> tuple[str, str, str] | None:
+        return "<tool_call>", f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": ', "}\n</tool_call>"
 
 
 class GraniteToolParser(_TaggedJson):
