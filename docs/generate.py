@@ -52,7 +52,7 @@ def models_page() -> str:
         "",
         f"`quantization`: {', '.join(f'`{name}`' for name in QUANTIZATIONS)}. `none` widens a GGUF file to the run's "
         "dtype; `int8` rounds any checkpoint to 8 bits, symmetrically, with a scale for each output channel, and "
-        "activations with one for each 128 of a row; `fp8` rounds any to 8 bits of floating point on an NVIDIA GPU "
+        "activations with one for each 64 of a row; `fp8` rounds any to 8 bits of floating point on an NVIDIA GPU "
         "([quantization.md](quantization.md)).",
         "",
         "## Packaged models",

@@ -67,7 +67,7 @@ struct QuantMatrix {
 
   static constexpr int kPanel = 48;
   static constexpr int kUnit = 64;
-  static constexpr int kRowGroup = 128;  // activations that share a scale where a row of the matrix has one
+  static constexpr int kRowGroup = 64;  // activations that share a scale where a row of the matrix has one
   int num_panels() const { return (n + kPanel - 1) / kPanel; }
   int num_units() const { return padded_k / kUnit; }
   size_t code_bytes() const { return size_t(kPanel) * kUnit * bits / 8; }              // of a unit

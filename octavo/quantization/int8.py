@@ -1,6 +1,6 @@
 """Linear layers whose weight is rounded to 8 bits when it is loaded, with one symmetric scale for each output channel.
 
-Activations are rounded when they are multiplied, with a scale for each 128 of a row: with one scale a few outliers
+Activations are rounded when they are multiplied, with a scale for each 64 of a row: with one scale a few outliers
 (SmoothQuant, Xiao et al. 2023, arXiv 2211.10438, section 3, says where they come from) make the others too coarse.
 """
 

@@ -229,7 +229,7 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "chunks": ({"enable_chunked_prefill": False, "max_num_batched_tokens": 255}, ("max_model_len", "chunked")),
     "several devices": ({"tensor_parallel_size": 2}, ("tensor_parallel_size", "not supported yet")),
     "backend": ({"attention_backend": "CPU_ATTENTION"}, ("CPU_ATTENTION", "CPU_ATTN")),
-    "backend of another device": ({"attention_backend": "FLASH_ATTN"}, ("FLASH_ATTN", "cuda")),
+    "backend of another device": ({"attention_backend": "FLASH_ATTN"}, ("FLASH_ATTN", "NVIDIA")),
     "quantization": ({"quantization": "awq"}, ("awq", "int8")),
     "load format": ({"load_format": "gguf"}, ("gguf", "auto")),
     "override": ({"override_generation_config": {"top_q": 1}}, ("top_q", "top_k")),
