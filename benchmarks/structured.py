@@ -2,8 +2,9 @@
 
     python benchmarks/structured.py [--model MODEL] [--rounds N] [--what throughput ttft]
 
-Throughput: `cpu-batch` (64 requests, 128 in / 128 out, greedy) without a schema, with one on every request, and again,
-round by round, so that a machine that changes its speed changes all of them. The schema has room for 128 tokens.
+Throughput: `cpu-batch` (64 requests, 128 in / 128 out, greedy) without a schema and with one on every request, which
+has room for 128 tokens. Two engines with the same prompts take turns, a step each, and the seconds of each one's turns
+are counted: a machine that changes its speed by a tenth within seconds changes both.
 Time to first token: through the engine process, as a server has it, of one prompt of 128 tokens: free, with a schema of
 5 kB that is new each time, and with one that was seen. Prints Markdown; results worth keeping go to structured.md.
 """
@@ -16,7 +17,9 @@ import itertools
 import json
 import random
 import statistics
+import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +32,7 @@ from octavo.engine.async_engine import AsyncEngine
 from octavo.engine.grammars import vocabulary_of
 from octavo.engine.remote import EngineProcess
 from octavo.platforms.select import current_platform
+from octavo.request import RequestUpdate
 from octavo.structured.compiler import GrammarCompiler
 
 PERSON = {
@@ -56,25 +60,79 @@ def prompts(num: int, seed: int, vocab_size: int) -> list[list[int]]:
     return [[rng.randrange(1000, vocab_size - 1000) for _ in range(128)] for _ in range(num)]
 
 
+class Turns:
+    """Lets runs in threads of their own go on in turn, a step each, and counts the seconds that each one had."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.seconds = dict.fromkeys(names, 0.0)
+        self._line = deque(names)  # the first one's turn
+        self._changed = threading.Condition()
+        self._since = 0.0
+
+    def wait(self, name: str) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._line[0] == name)
+        self._since = time.perf_counter()
+
+    def pass_on(self, name: str, *, last: bool = False) -> None:
+        self.seconds[name] += time.perf_counter() - self._since
+        with self._changed:
+            self._line.popleft()
+            if not last:
+                self._line.append(name)
+            self._changed.notify_all()
+
+
+def in_turn(llms: dict[str, LLM], batch: list[list[int]]) -> tuple[dict[str, float], list[list[int]]]:
+    """Output tokens per second of each kind, whose steps alternate; the tokens of the last kind."""
+    turns = Turns([*llms])
+    outputs: dict[str, list[list[int]]] = {}
+
+    def run(name: str, llm: LLM) -> None:
+        engine, step = llm._engine, llm._engine.step
+
+        def step_in_turn() -> list[RequestUpdate]:
+            turns.pass_on(name)
+            turns.wait(name)
+            return step()
+
+        params = SamplingParams(temperature=0, max_tokens=128, ignore_eos=True, structured_outputs=KINDS[name])
+        engine.step = step_in_turn  # type: ignore[method-assign]
+        turns.wait(name)
+        try:
+            found = llm.generate(batch, params, use_tqdm=False)
+            outputs[name] = [output.outputs[0].token_ids for output in found]
+        finally:
+            turns.pass_on(name, last=True)
+            engine.step = step  # type: ignore[method-assign]
+
+    threads = [threading.Thread(target=run, args=item) for item in llms.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rates = {name: sum(map(len, outputs[name])) / seconds for name, seconds in turns.seconds.items()}
+    return rates, outputs[[*llms][-1]]
+
+
 def throughput(model: str, rounds: int) -> None:
-    llm = LLM(model, use_tqdm_on_load=False)
-    rates: dict[str, list[float]] = {name: [] for name in KINDS}
+    llms = {name: LLM(model, use_tqdm_on_load=False) for name in KINDS}
+    vocab_size = llms["schema"].config.model.vocab_size
+    found: list[dict[str, float]] = []
     for index in range(rounds + 1):
-        for name, structure in KINDS.items():
-            params = SamplingParams(temperature=0, max_tokens=128, ignore_eos=True, structured_outputs=structure)
-            batch = prompts(64, index, llm.config.model.vocab_size)
-            started = time.perf_counter()
-            outputs = llm.generate(batch, params, use_tqdm=False)
-            seconds = time.perf_counter() - started
-            if index:  # the first round warms up
-                rates[name].append(sum(len(output.outputs[0].token_ids) for output in outputs) / seconds)
-    print("| 64 requests, 128 in / 128 out | output tok/s, median (best) | of free text, median of rounds |")
+        rates, token_ids = in_turn(llms, prompts(64, index, vocab_size))
+        if index:  # the first round warms up
+            found.append(rates)
+    print("| 64 requests, 128 in / 128 out | output tok/s, median | of free text: median of rounds (least, most) |")
     print("|---|---|---|")
-    for name, found in rates.items():
-        shares = [rate / free for rate, free in zip(found, rates["free text"], strict=True)]
-        print(f"| {name} | {statistics.median(found):.0f} ({max(found):.0f}) | {statistics.median(shares):.1%} |")
-    masks(llm, [output.outputs[0].token_ids for output in outputs])
-    llm.shutdown()
+    for name in KINDS:
+        shares = sorted(rates[name] / rates["free text"] for rates in found)
+        middle, least, most = statistics.median(shares), shares[0], shares[-1]
+        rate = statistics.median(rates[name] for rates in found)
+        print(f"| {name} | {rate:.0f} | {middle:.1%} ({least:.1%}, {most:.1%}) |")
+    masks(llms["schema"], token_ids)
+    for llm in llms.values():
+        llm.shutdown()
 
 
 def masks(llm: LLM, token_ids: list[list[int]]) -> None:

@@ -180,6 +180,55 @@ def test_a_tool_loop_by_messages(anthropic: Anthropic, choice: Any, streamed: bo
         messages += [{"role": "assistant", "content": asked.content}, {"role": "user", "content": results}]
 
 
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_the_model_calls_by_itself(
+    server: RealServer, openai: OpenAI, anthropic: Anthropic, strict: bool, streamed: bool
+) -> None:
+    """tool_choice auto. This small model would write <tool_response> next, so that word is taken from it."""
+    tokens = httpx.post(
+        f"{server.url}/tokenize", json={"prompt": "<tool_response>", "add_special_tokens": False}
+    ).json()
+    common: Any = {"model": MODEL, "extra_body": {"logit_bias": {str(tokens["tokens"][-2]): -100}, "temperature": 0}}
+    asked, city = "What is the weather in Rome for two days?", {"city": "Rome", "days": 2}
+    call: Any = {"type": "function_call", "call_id": "call_1", "name": "get_weather", "arguments": json.dumps(city)}
+    fields: Any = {
+        **common,
+        "input": [
+            {"role": "user", "content": asked},
+            call,
+            {"type": "function_call_output", "call_id": "call_1", "output": "sunny"},
+            {"role": "assistant", "content": "It is sunny in Rome."},
+            {"role": "user", "content": asked.replace("Rome", "Paris")},
+        ],
+        "tools": [{**FUNCTIONS[0], "strict": strict}],
+    }
+    if streamed:
+        with openai.responses.stream(**fields) as stream:
+            response: Any = stream.get_final_response()
+    else:
+        response = openai.responses.create(**fields)
+    assert [item.type for item in response.output] == ["function_call"]
+    assert json.loads(response.output[0].arguments) == {"city": "Paris", "days": 2}
+
+    result: Any = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "sunny"}
+    messages: Any = [
+        {"role": "user", "content": asked},
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": city}]},
+        {"role": "user", "content": [result]},
+        {"role": "assistant", "content": "It is sunny in Rome."},
+        {"role": "user", "content": asked.replace("Rome", "Paris")},
+    ]
+    talk: Any = {**common, "max_tokens": 100, "messages": messages, "tools": [{**TOOLS[0], "strict": strict}]}
+    if streamed:
+        with anthropic.messages.stream(**talk) as talked:
+            message: Any = talked.get_final_message()
+    else:
+        message = anthropic.messages.create(**talk)
+    assert message.stop_reason == "tool_use"
+    assert [(block.type, block.input) for block in message.content] == [("tool_use", {"city": "Paris", "days": 2})]
+
+
 def test_streams_of_calls_are_the_whole_under_greedy_decoding(openai: OpenAI, anthropic: Anthropic) -> None:
     fields: Any = {
         "model": MODEL, "input": "Weather?", "tools": FUNCTIONS, "tool_choice": "required", "temperature": 0,

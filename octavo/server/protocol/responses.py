@@ -158,6 +158,7 @@ class ResponsesRequest(SamplingExtras, InputFields):
     top_p: float | None = None
     top_logprobs: int | None = None
     stop: str | list[str] | None = None
+    thinking_token_budget: int | None = None  # as in chat completions, which OpenAI's API lacks
     metadata: dict[str, str] | None = None
 
     # Accepted as hints that ask for nothing here.
@@ -225,6 +226,7 @@ class ResponsesRequest(SamplingExtras, InputFields):
                 # In the background, what is under way can be looked at; log probabilities come with their text.
                 "stream": bool(self.stream or self.background or self.wants_logprobs),
                 "stop": self.stop,
+                "thinking_token_budget": self.thinking_token_budget,
                 "temperature": self.temperature,
                 "top_p": self.top_p,
                 "max_completion_tokens": self.max_output_tokens,
