@@ -17,7 +17,16 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from octavo.kernels.triton_attention_tiles import DecodeTile
 from octavo.kernels.triton_launch import launch
-from octavo.kernels.triton_softmax import HIDDEN, PagedBatch, Scoring, add_tile, empty_sums, read_tile, visible_keys
+from octavo.kernels.triton_softmax import (
+    HIDDEN,
+    PagedBatch,
+    Scoring,
+    add_tile,
+    empty_sums,
+    page_numbers,
+    read_tile,
+    visible_keys,
+)
 
 COMBINED_SPLITS = 32  # that the second kernel reads at a time
 
@@ -63,7 +72,8 @@ def _decode_kernel(
         is_early = (begin < end) & (begin + TOKENS <= written)
         early = tl.where(is_early, begin, tl.maximum(written - 1, 0) // TOKENS * TOKENS)
         hi = tl.where(is_early, end, 0)
-        k0, v0, tokens0, seen0 = read_tile(kv_ptr, table_ptr, early, lo, hi, BLOCK, VALUES, D, DP, PAGE, TOKENS, True)
+        pages = page_numbers(table_ptr, early, lo, hi, PAGE, TOKENS)
+        k0, v0, tokens0, seen0 = read_tile(kv_ptr, pages, early, lo, hi, BLOCK, VALUES, D, DP, PAGE, TOKENS, True)
         if PDL:
             gdc_wait()
     # Of a request without tokens (padding of a graph) split 0 writes zeros.
@@ -83,8 +93,10 @@ def _decode_kernel(
         visible0 = visible_keys(tokens0, seen0, position, window, False, WINDOW and QUERIES > 1)
         maximum, total, acc = add_tile(q, k0, v0, visible0, maximum, total, acc, scale, soft_cap, SOFT_CAP, True)
         begin = tl.where(is_early, begin + TOKENS, begin)
+    pages = page_numbers(table_ptr, begin, lo, end, PAGE, TOKENS)
     for t in tl.range(begin, end, TOKENS, num_stages=STAGES):
-        k, v, tokens, seen = read_tile(kv_ptr, table_ptr, t, lo, end, BLOCK, VALUES, D, DP, PAGE, TOKENS, True)
+        k, v, tokens, seen = read_tile(kv_ptr, pages, t, lo, end, BLOCK, VALUES, D, DP, PAGE, TOKENS, True)
+        pages = page_numbers(table_ptr, t + TOKENS, lo, end, PAGE, TOKENS)
         visible = visible_keys(tokens, seen, position, window, CAUSAL and QUERIES > 1, WINDOW and QUERIES > 1)
         maximum, total, acc = add_tile(q, k, v, visible, maximum, total, acc, scale, soft_cap, SOFT_CAP, True)
     total = tl.where(seq_len > 0, total, 1.0)

@@ -18,7 +18,7 @@ from octavo.kernels.triton_attention_decode import combine_splits, new_partials,
 from octavo.kernels.triton_attention_tiles import DecodeTile
 from octavo.kernels.triton_cache import Rotation
 from octavo.kernels.triton_launch import launch
-from octavo.kernels.triton_softmax import PagedBatch, Scoring, add_tile, empty_sums, read_tile
+from octavo.kernels.triton_softmax import PagedBatch, Scoring, add_tile, empty_sums, page_numbers, read_tile
 
 
 @triton.jit
@@ -90,7 +90,8 @@ def _decode_rotated_kernel(
     if EARLY:
         early = tl.minimum(begin, tl.maximum(seq_len - 2, 0) // TOKENS * TOKENS)
         hi = tl.where(begin < cached, cached, 0)
-        k0, v0, _, seen0 = read_tile(kv_ptr, table_ptr, early, lo, hi, BLOCK, VALUES, D, DP, PAGE, TOKENS, True)
+        pages = page_numbers(table_ptr, early, lo, hi, PAGE, TOKENS)
+        k0, v0, _, seen0 = read_tile(kv_ptr, pages, early, lo, hi, BLOCK, VALUES, D, DP, PAGE, TOKENS, True)
         if PDL:
             gdc_wait()
     # Of a request without tokens (padding of a graph) split 0 writes zeros.
@@ -118,8 +119,10 @@ def _decode_rotated_kernel(
     if EARLY:
         maximum, total, acc = add_tile(q, k0, v0, seen0[None, :], maximum, total, acc, scale, soft_cap, SOFT_CAP, True)
         begin += TOKENS
+    pages = page_numbers(table_ptr, begin, lo, cached, PAGE, TOKENS)
     for t in tl.range(begin, cached, TOKENS, num_stages=STAGES):
-        k, v, _, seen = read_tile(kv_ptr, table_ptr, t, lo, cached, BLOCK, VALUES, D, DP, PAGE, TOKENS, True)
+        k, v, _, seen = read_tile(kv_ptr, pages, t, lo, cached, BLOCK, VALUES, D, DP, PAGE, TOKENS, True)
+        pages = page_numbers(table_ptr, t + TOKENS, lo, cached, PAGE, TOKENS)
         maximum, total, acc = add_tile(q, k, v, seen[None, :], maximum, total, acc, scale, soft_cap, SOFT_CAP, True)
     total = tl.where(seq_len > 0, total, 1.0)
     acc = acc / total[:, None]
