@@ -42,6 +42,21 @@ def split_range(seq_len, num_queries, window, num_splits, TOKENS: tl.constexpr, 
     return lo, start, tl.maximum(tiles, 1) * TOKENS
 
 
+@triton.jit
+def write_sums(
+    out_ptr, partial_ptr, weight_ptr, maximum, total, acc, place, is_row, is_real, d, D: tl.constexpr,
+    SPLIT: tl.constexpr
+):  # fmt: skip
+    """The normalized sums of rows [ROWS] at their `place`; when SPLIT with the logarithms of their weights."""
+    acc = acc / total[:, None]
+    at = (place * D)[:, None] + d[None, :]
+    if SPLIT:
+        tl.store(partial_ptr + at, acc, mask=is_real)
+        tl.store(weight_ptr + place, maximum + tl.log2(total), mask=is_row)
+    else:
+        tl.store(out_ptr + at, acc.to(out_ptr.dtype.element_ty), mask=is_real)
+
+
 @triton.jit(do_not_specialize=["window", "table_stride"])
 def _decode_kernel(
     out_ptr, partial_ptr, weight_ptr, q_ptr, kv_ptr, table_ptr, starts_ptr, lens_ptr, scale, soft_cap, window,
@@ -74,8 +89,13 @@ def _decode_kernel(
         hi = tl.where(is_early, end, 0)
         pages = page_numbers(table_ptr, early, lo, hi, PAGE, TOKENS)
         k0, v0, tokens0, seen0 = read_tile(kv_ptr, pages, early, lo, hi, BLOCK, VALUES, D, DP, PAGE, TOKENS, True)
+        first = tl.where(is_early, begin + TOKENS, begin)
+        pages = page_numbers(table_ptr, first, lo, end, PAGE, TOKENS)
         if PDL:
             gdc_wait()
+    else:
+        first = begin
+        pages = page_numbers(table_ptr, first, lo, end, PAGE, TOKENS)
     # Of a request without tokens (padding of a graph) split 0 writes zeros.
     if (num_queries <= 0) | (num_queries > QUERIES) | ((begin >= end) & (split > 0)):
         return
@@ -92,22 +112,18 @@ def _decode_kernel(
     if EARLY:
         visible0 = visible_keys(tokens0, seen0, position, window, False, WINDOW and QUERIES > 1)
         maximum, total, acc = add_tile(q, k0, v0, visible0, maximum, total, acc, scale, soft_cap, SOFT_CAP, True)
-        begin = tl.where(is_early, begin + TOKENS, begin)
-    pages = page_numbers(table_ptr, begin, lo, end, PAGE, TOKENS)
-    for t in tl.range(begin, end, TOKENS, num_stages=STAGES):
+    for t in tl.range(first, end, TOKENS, num_stages=STAGES):
         k, v, tokens, seen = read_tile(kv_ptr, pages, t, lo, end, BLOCK, VALUES, D, DP, PAGE, TOKENS, True)
         pages = page_numbers(table_ptr, t + TOKENS, lo, end, PAGE, TOKENS)
         visible = visible_keys(tokens, seen, position, window, CAUSAL and QUERIES > 1, WINDOW and QUERIES > 1)
         maximum, total, acc = add_tile(q, k, v, visible, maximum, total, acc, scale, soft_cap, SOFT_CAP, True)
     total = tl.where(seq_len > 0, total, 1.0)
-    acc = acc / total[:, None]
+    place = token * HQ + head
     if SPLIT:
-        at = ((row * QUERIES + query) * HQ + head) * tl.num_programs(2) + split
-        tl.store(partial_ptr + at[:, None] * D + d[None, :], acc, mask=is_real)
-        tl.store(weight_ptr + at, maximum + tl.log2(total), mask=query < num_queries)
-    else:
-        at = (token * HQ + head) * D
-        tl.store(out_ptr + at[:, None] + d[None, :], acc.to(out_ptr.dtype.element_ty), mask=is_real)
+        place = ((row * QUERIES + query) * HQ + head) * tl.num_programs(2) + split
+    write_sums(
+        out_ptr, partial_ptr, weight_ptr, maximum, total, acc, place, query < num_queries, is_real, d, D, SPLIT
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["window", "num_splits"])

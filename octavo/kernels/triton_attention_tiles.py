@@ -14,6 +14,7 @@ import torch
 from octavo.kernels.triton_launch import GpuTraits
 
 MAX_SPLITS = 128
+LONE = 4  # requests whose products keep weights under way in the L1 cache; what is shared memory is not L1 cache
 PROGRAMS_PER_PROCESSOR = 4  # of decode attention: enough to keep the memory busy
 
 
@@ -39,6 +40,7 @@ class PrefillTile:
 
 @dataclass(frozen=True, slots=True)
 class AttentionTiles:
+    lone: DecodeTile  # up to LONE requests: split over many programs, and with little shared memory
     split: DecodeTile  # few requests: each is split over several programs
     whole: DecodeTile  # many requests: one program for each request and KV head
     prefill: PrefillTile
@@ -72,7 +74,9 @@ def choose_tiles(traits: GpuTraits, head_dim: int, dtype: torch.dtype) -> Attent
     if dtype.itemsize == 4:  # multiplied exactly, without tensor cores: smaller tiles hold as many bytes
         split, whole = (replace(tile, tokens=max(16, tile.tokens // 2), stages=2) for tile in (split, whole))
         prefill = PrefillTile(32, 16, 8, 2)
-    return AttentionTiles(split, whole, prefill, PROGRAMS_PER_PROCESSOR * traits.num_processors)
+    return AttentionTiles(
+        replace(split, stages=2), split, whole, prefill, PROGRAMS_PER_PROCESSOR * traits.num_processors
+    )
 
 
 def choose_num_splits(tiles: AttentionTiles, num_programs: int, max_tokens: int) -> int:
