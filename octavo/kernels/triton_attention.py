@@ -16,7 +16,7 @@ from torch import Tensor
 from octavo.kernels.triton_attention_decode import decode_attention
 from octavo.kernels.triton_attention_prefill import can_rotate, make_tile_map, prefill_attention, tile_queries
 from octavo.kernels.triton_attention_rotated import decode_attention_rotated
-from octavo.kernels.triton_attention_tiles import LONE, AttentionTiles, DecodeTile, choose_num_splits, choose_tiles
+from octavo.kernels.triton_attention_tiles import AttentionTiles, DecodeTile, choose_num_splits, choose_tiles
 from octavo.kernels.triton_cache import Rotation, rotary_and_cache_write, rotated_keys_to_cache
 from octavo.kernels.triton_launch import gpu_traits
 from octavo.kernels.triton_softmax import PagedBatch, Scoring
@@ -30,7 +30,6 @@ class AttentionPlan:
     """How one step's attention is done, for all layers with the same heads and window."""
 
     tiles: AttentionTiles
-    num_reqs: int
     decode_queries: int  # the most new tokens of a request that the decode kernel serves; 0: it is not needed
     num_splits: int
     early: bool  # the decode kernel reads its first keys before the kernel in front of it is done
@@ -39,9 +38,7 @@ class AttentionPlan:
 
     @property
     def decode_tile(self) -> DecodeTile:
-        if self.num_splits == 1:
-            return self.tiles.whole
-        return self.tiles.lone if self.num_reqs <= LONE else self.tiles.split
+        return self.tiles.split if self.num_splits > 1 else self.tiles.whole
 
 
 def plan_attention(
@@ -80,7 +77,7 @@ def plan_attention(
     # Of several requests one may see tokens that another writes in this step: blocks of a prefix that they share.
     alone = num_tokens == num_reqs and (num_reqs == 1 or isolated)
     early = traits.dependent_launch and (num_reqs == 1 or isolated)
-    return AttentionPlan(tiles, num_reqs, decode_queries, num_splits, early, alone, tile_map)
+    return AttentionPlan(tiles, decode_queries, num_splits, early, alone, tile_map)
 
 
 def paged_attention(
