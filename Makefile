@@ -47,7 +47,7 @@ test-fast: $(STAMP)
 # architecture against transformers', however the engine cuts the work, are the tests that a CPU runs as well. Most of the
 # time goes to compiling kernels: with pytest-xdist there WORKERS processes share one GPU.
 on_gpu = PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(1) $(PYTHON) -m pytest -p no:benchmark \
-	$$($(PYTHON) -c "import xdist" 2>/dev/null && echo -n $(WORKERS))
+	$$($(PYTHON) -c "import xdist" 2>/dev/null && printf '%s' '-n $(WORKERS)')
 test-gpu:
 	$(call on_gpu,) tests/gpu tests/llm/test_greedy.py
 
