@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+WORKERS ?= 8
 SANITIZER ?= compute-sanitizer
 SANITIZED := -k "head-80 or window-and-soft-cap or whatever_is_chosen or packed_linear or not_a_number or equals_stay"
 RUNTIME_STAMP := $(VENV)/.runtime
@@ -43,15 +44,18 @@ test-fast: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow"
 
 # On a machine with a GPU, with the Python and the packages that it has: nothing is installed. Greedy tokens of every
-# architecture against transformers', however the engine cuts the work, are the tests that a CPU runs as well.
+# architecture against transformers', however the engine cuts the work, are the tests that a CPU runs as well. Most of the
+# time goes to compiling kernels: with pytest-xdist there WORKERS processes share one GPU.
+on_gpu = PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(1) $(PYTHON) -m pytest -p no:benchmark \
+	$$($(PYTHON) -c "import xdist" 2>/dev/null && printf '%s' '-n $(WORKERS)')
 test-gpu:
-	PYTHONPATH=. $(PYTHON) -m pytest -p no:benchmark tests/gpu tests/llm/test_greedy.py
+	$(call on_gpu,) tests/gpu tests/llm/test_greedy.py
 
 # The kernels' tests under compute-sanitizer, which looks at every access to the device's memory: a small part, as it is
 # some hundred times slower.
 test-gpu-sanitize:
-	PYTHONPATH=. PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZER) --tool memcheck --error-exitcode 1 \
-		$(PYTHON) -m pytest -p no:benchmark -p no:cacheprovider tests/gpu $(SANITIZED)
+	PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(call on_gpu,$(SANITIZER) --tool memcheck --error-exitcode 1) \
+		-p no:cacheprovider tests/gpu $(SANITIZED)
 
 # The tests of the C++ kernels, on builds that stop at a bad address or undefined behaviour, and at a race of threads.
 # Needs GCC. Address randomization is off where that is allowed: the thread sanitizer can't place itself with much of it.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from octavo.attention.base import AttentionLayer, AttentionMetadata, AttentionSpec
-from octavo.attention.head_major import HALVES, HeadMajorBackend, keys_and_values, unserved_device
+from octavo.attention.head_major import HALVES, HeadMajorBackend, keys_and_values, readable_table, unserved_device
 
 
 class _AiterBackend(HeadMajorBackend):
@@ -54,7 +54,7 @@ class AiterUnifiedBackend(_AiterBackend):
     function: ClassVar[str] = "unified_attention"
 
     def build(self, metadata: AttentionMetadata, sliding_window: int | None) -> AttentionMetadata:
-        return metadata
+        return replace(metadata, block_table=readable_table(metadata, sliding_window))
 
     def attend(self, layer: AttentionLayer, q: Tensor, kv_cache: Tensor, metadata: AttentionMetadata) -> Tensor:
         keys, values = keys_and_values(kv_cache)
@@ -108,8 +108,7 @@ class AiterFlashBackend(_AiterBackend):
         positions = torch.arange(len(rows)) - starts[:-1][rows]
         device = metadata.block_table.device
         rows, positions = rows.to(device), positions.to(device)
-        # Blocks that a window has left behind have no entry; what is read in their place is masked.
-        blocks = metadata.block_table[rows, positions // self.block_size].clamp_min(0).long()
+        blocks = readable_table(metadata, sliding_window)[rows, positions // self.block_size].long()
         plan = _Gathered(blocks, positions % self.block_size, starts.int().to(device), int(lengths.max()))
         return replace(metadata, plan=plan)
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from octavo.attention.base import AttentionLayer, AttentionMetadata, AttentionSpec
-from octavo.attention.head_major import HALVES, HeadMajorBackend, keys_and_values, unserved_nvidia
+from octavo.attention.head_major import HALVES, HeadMajorBackend, keys_and_values, readable_table, unserved_nvidia
 
 
 class _Package(ABC):
@@ -159,7 +159,7 @@ class FlashAttentionBackend(HeadMajorBackend):
     def build(self, metadata: AttentionMetadata, sliding_window: int | None) -> AttentionMetadata:
         """The plan: int32 [R + 1], where each request's keys would begin if they lay one after another."""
         starts = torch.nn.functional.pad(metadata.seq_lens.cumsum(0, dtype=torch.int32), (1, 0))
-        return replace(metadata, plan=starts)
+        return replace(metadata, block_table=readable_table(metadata, sliding_window), plan=starts)
 
     def attend(self, layer: AttentionLayer, q: Tensor, kv_cache: Tensor, metadata: AttentionMetadata) -> Tensor:
         return self._package(layer, q, kv_cache, metadata)

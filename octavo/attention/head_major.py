@@ -77,6 +77,14 @@ def keys_and_values(kv_cache: Tensor) -> tuple[Tensor, Tensor]:
     return keys, values
 
 
+def readable_table(metadata: AttentionMetadata, sliding_window: int | None) -> Tensor:
+    """The block table for a package that reads whole tiles of keys, the first of which may begin before a window does.
+
+    Blocks that the window has left behind have no entry: what is read in their place is masked, and has to be there.
+    """
+    return metadata.block_table if sliding_window is None else metadata.block_table.clamp_min(0)
+
+
 def unserved_device(device: torch.device) -> str | None:
     """Why the cache's kernels do not run on `device`."""
     if device.type != "cuda":

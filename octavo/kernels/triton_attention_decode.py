@@ -17,7 +17,16 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from octavo.kernels.triton_attention_tiles import DecodeTile
 from octavo.kernels.triton_launch import launch
-from octavo.kernels.triton_softmax import HIDDEN, PagedBatch, Scoring, add_tile, empty_sums, read_tile, visible_keys
+from octavo.kernels.triton_softmax import (
+    HIDDEN,
+    PagedBatch,
+    Scoring,
+    add_tile,
+    empty_sums,
+    page_numbers,
+    read_tile,
+    visible_keys,
+)
 
 COMBINED_SPLITS = 32  # that the second kernel reads at a time
 
@@ -31,6 +40,21 @@ def split_range(seq_len, num_queries, window, num_splits, TOKENS: tl.constexpr, 
     start = lo // TOKENS * TOKENS
     tiles = tl.cdiv(tl.cdiv(seq_len - start, num_splits), TOKENS)
     return lo, start, tl.maximum(tiles, 1) * TOKENS
+
+
+@triton.jit
+def write_sums(
+    out_ptr, partial_ptr, weight_ptr, maximum, total, acc, place, is_row, is_real, d, D: tl.constexpr,
+    SPLIT: tl.constexpr
+):  # fmt: skip
+    """The normalized sums of rows [ROWS] at their `place`; when SPLIT with the logarithms of their weights."""
+    acc = acc / total[:, None]
+    at = (place * D)[:, None] + d[None, :]
+    if SPLIT:
+        tl.store(partial_ptr + at, acc, mask=is_real)
+        tl.store(weight_ptr + place, maximum + tl.log2(total), mask=is_row)
+    else:
+        tl.store(out_ptr + at, acc.to(out_ptr.dtype.element_ty), mask=is_real)
 
 
 @triton.jit(do_not_specialize=["window", "table_stride"])
@@ -63,9 +87,15 @@ def _decode_kernel(
         is_early = (begin < end) & (begin + TOKENS <= written)
         early = tl.where(is_early, begin, tl.maximum(written - 1, 0) // TOKENS * TOKENS)
         hi = tl.where(is_early, end, 0)
-        k0, v0, tokens0, seen0 = read_tile(kv_ptr, table_ptr, early, lo, hi, BLOCK, VALUES, D, DP, PAGE, TOKENS, True)
+        pages = page_numbers(table_ptr, early, lo, hi, PAGE, TOKENS)
+        k0, v0, tokens0, seen0 = read_tile(kv_ptr, pages, early, lo, hi, BLOCK, VALUES, D, DP, PAGE, TOKENS, True)
+        first = tl.where(is_early, begin + TOKENS, begin)
+        pages = page_numbers(table_ptr, first, lo, end, PAGE, TOKENS)
         if PDL:
             gdc_wait()
+    else:
+        first = begin
+        pages = page_numbers(table_ptr, first, lo, end, PAGE, TOKENS)
     # Of a request without tokens (padding of a graph) split 0 writes zeros.
     if (num_queries <= 0) | (num_queries > QUERIES) | ((begin >= end) & (split > 0)):
         return
@@ -82,20 +112,18 @@ def _decode_kernel(
     if EARLY:
         visible0 = visible_keys(tokens0, seen0, position, window, False, WINDOW and QUERIES > 1)
         maximum, total, acc = add_tile(q, k0, v0, visible0, maximum, total, acc, scale, soft_cap, SOFT_CAP, True)
-        begin = tl.where(is_early, begin + TOKENS, begin)
-    for t in tl.range(begin, end, TOKENS, num_stages=STAGES):
-        k, v, tokens, seen = read_tile(kv_ptr, table_ptr, t, lo, end, BLOCK, VALUES, D, DP, PAGE, TOKENS, True)
+    for t in tl.range(first, end, TOKENS, num_stages=STAGES):
+        k, v, tokens, seen = read_tile(kv_ptr, pages, t, lo, end, BLOCK, VALUES, D, DP, PAGE, TOKENS, True)
+        pages = page_numbers(table_ptr, t + TOKENS, lo, end, PAGE, TOKENS)
         visible = visible_keys(tokens, seen, position, window, CAUSAL and QUERIES > 1, WINDOW and QUERIES > 1)
         maximum, total, acc = add_tile(q, k, v, visible, maximum, total, acc, scale, soft_cap, SOFT_CAP, True)
     total = tl.where(seq_len > 0, total, 1.0)
-    acc = acc / total[:, None]
+    place = token * HQ + head
     if SPLIT:
-        at = ((row * QUERIES + query) * HQ + head) * tl.num_programs(2) + split
-        tl.store(partial_ptr + at[:, None] * D + d[None, :], acc, mask=is_real)
-        tl.store(weight_ptr + at, maximum + tl.log2(total), mask=query < num_queries)
-    else:
-        at = (token * HQ + head) * D
-        tl.store(out_ptr + at[:, None] + d[None, :], acc.to(out_ptr.dtype.element_ty), mask=is_real)
+        place = ((row * QUERIES + query) * HQ + head) * tl.num_programs(2) + split
+    write_sums(
+        out_ptr, partial_ptr, weight_ptr, maximum, total, acc, place, query < num_queries, is_real, d, D, SPLIT
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["window", "num_splits"])

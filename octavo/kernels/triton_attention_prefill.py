@@ -17,7 +17,15 @@ from torch import Tensor
 from octavo.kernels.triton_attention_tiles import PrefillTile
 from octavo.kernels.triton_cache import Rotation
 from octavo.kernels.triton_launch import launch
-from octavo.kernels.triton_softmax import PagedBatch, Scoring, add_tile, empty_sums, read_tile, visible_keys
+from octavo.kernels.triton_softmax import (
+    PagedBatch,
+    Scoring,
+    add_tile,
+    empty_sums,
+    page_numbers,
+    read_tile,
+    visible_keys,
+)
 
 
 @triton.jit(do_not_specialize=["num_reqs", "num_tiles"])
@@ -113,12 +121,16 @@ def _prefill_kernel(
     if not WINDOW:
         full = (tl.minimum(first + 1, hi) if CAUSAL else hi) // TOKENS * TOKENS
     maximum, total, acc = empty_sums(ROWS, DP)
+    pages = page_numbers(table_ptr, start, lo, hi, PAGE, TOKENS)
     if not WINDOW:
         for t in tl.range(start, full, TOKENS, num_stages=STAGES):
-            k, v, tokens, seen = read_tile(kv_ptr, table_ptr, t, lo, hi, BLOCK, VALUES, D, DP, PAGE, TOKENS, False)
+            k, v, tokens, seen = read_tile(kv_ptr, pages, t, lo, hi, BLOCK, VALUES, D, DP, PAGE, TOKENS, False)
+            pages = page_numbers(table_ptr, t + TOKENS, lo, hi, PAGE, TOKENS)
             maximum, total, acc = add_tile(q, k, v, True, maximum, total, acc, scale, soft_cap, SOFT_CAP, False)
-    for t in tl.range(full, hi, TOKENS, num_stages=STAGES):
-        k, v, tokens, seen = read_tile(kv_ptr, table_ptr, t, lo, hi, BLOCK, VALUES, D, DP, PAGE, TOKENS, True)
+    # With a window most tiles are here; without one a tile or two, which wait for no others.
+    for t in tl.range(full, hi, TOKENS, num_stages=STAGES if WINDOW else 1):
+        k, v, tokens, seen = read_tile(kv_ptr, pages, t, lo, hi, BLOCK, VALUES, D, DP, PAGE, TOKENS, True)
+        pages = page_numbers(table_ptr, t + TOKENS, lo, hi, PAGE, TOKENS)
         visible = visible_keys(tokens, seen, position, window, CAUSAL, WINDOW)
         maximum, total, acc = add_tile(q, k, v, visible, maximum, total, acc, scale, soft_cap, SOFT_CAP, True)
     out = (acc / total[:, None]).to(out_ptr.dtype.element_ty)

@@ -14,11 +14,11 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from octavo.kernels.triton_attention_decode import combine_splits, new_partials, split_range
+from octavo.kernels.triton_attention_decode import combine_splits, new_partials, split_range, write_sums
 from octavo.kernels.triton_attention_tiles import DecodeTile
 from octavo.kernels.triton_cache import Rotation
 from octavo.kernels.triton_launch import launch
-from octavo.kernels.triton_softmax import PagedBatch, Scoring, add_tile, empty_sums, read_tile
+from octavo.kernels.triton_softmax import PagedBatch, Scoring, add_tile, empty_sums, page_numbers, read_tile
 
 
 @triton.jit
@@ -90,9 +90,12 @@ def _decode_rotated_kernel(
     if EARLY:
         early = tl.minimum(begin, tl.maximum(seq_len - 2, 0) // TOKENS * TOKENS)
         hi = tl.where(begin < cached, cached, 0)
-        k0, v0, _, seen0 = read_tile(kv_ptr, table_ptr, early, lo, hi, BLOCK, VALUES, D, DP, PAGE, TOKENS, True)
-        if PDL:
-            gdc_wait()
+        pages = page_numbers(table_ptr, early, lo, hi, PAGE, TOKENS)
+        k0, v0, _, seen0 = read_tile(kv_ptr, pages, early, lo, hi, BLOCK, VALUES, D, DP, PAGE, TOKENS, True)
+    first = begin + TOKENS if EARLY else begin
+    pages = page_numbers(table_ptr, first, lo, cached, PAGE, TOKENS)
+    if EARLY and PDL:
+        gdc_wait()
     # Of a request without tokens (padding of a graph) split 0 writes zeros.
     if (num_queries != 1) | ((begin >= end) & (split > 0)):
         return
@@ -117,19 +120,16 @@ def _decode_rotated_kernel(
         acc += v.to(tl.float32)
     if EARLY:
         maximum, total, acc = add_tile(q, k0, v0, seen0[None, :], maximum, total, acc, scale, soft_cap, SOFT_CAP, True)
-        begin += TOKENS
-    for t in tl.range(begin, cached, TOKENS, num_stages=STAGES):
-        k, v, _, seen = read_tile(kv_ptr, table_ptr, t, lo, cached, BLOCK, VALUES, D, DP, PAGE, TOKENS, True)
-        maximum, total, acc = add_tile(q, k, v, seen[None, :], maximum, total, acc, scale, soft_cap, SOFT_CAP, True)
+    if first < cached:  # not so for most splits of a short context, which are spared a pipeline's beginning and end
+        for t in tl.range(first, cached, TOKENS, num_stages=STAGES):
+            k, v, _, seen = read_tile(kv_ptr, pages, t, lo, cached, BLOCK, VALUES, D, DP, PAGE, TOKENS, True)
+            pages = page_numbers(table_ptr, t + TOKENS, lo, cached, PAGE, TOKENS)
+            maximum, total, acc = add_tile(q, k, v, seen[None, :], maximum, total, acc, scale, soft_cap, SOFT_CAP, True)
     total = tl.where(seq_len > 0, total, 1.0)
-    acc = acc / total[:, None]
+    place = token * HQ + head
     if SPLIT:
-        at = (row * HQ + head) * tl.num_programs(2) + split
-        tl.store(partial_ptr + at[:, None] * D + d[None, :], acc, mask=is_real)
-        tl.store(weight_ptr + at, maximum + tl.log2(total), mask=rows < GROUP)
-    else:
-        at = (token * HQ + head) * D
-        tl.store(out_ptr + at[:, None] + d[None, :], acc.to(out_ptr.dtype.element_ty), mask=is_real)
+        place = (row * HQ + head) * tl.num_programs(2) + split
+    write_sums(out_ptr, partial_ptr, weight_ptr, maximum, total, acc, place, rows < GROUP, is_real, d, D, SPLIT)
 
 
 def decode_attention_rotated(

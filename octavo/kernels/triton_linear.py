@@ -354,16 +354,23 @@ def _library(
     """The same by the library's product, with kernels of their own for what stands around it.
 
     The product is added to a residual before it is rounded, in the same launch, where nothing comes between.
+    For tensors without memory the library is left alone: to tell a shape torch would load what traces programs, which
+    takes longer than the rest of compiling ahead.
     """
     fused = (norm.weight, norm.eps) if scale is not None and norm is not None and not norm.gemma else None
     if norm is not None and fused is None:
         x = _normed(x, norm)
     plain = scale is None and bias is None and gate is None
     if plain and residual is not None:
-        return residual.addmm_(x, weight.t())
+        return residual if x.is_meta else residual.addmm_(x, weight.t())
     if plain and out_dtype == torch.float32 != x.dtype and x.is_cuda and torch.version.hip is None:
         return torch.mm(x, weight.t(), out_dtype=torch.float32)
-    y = F.linear(x, weight, bias) if scale is None else triton_fp8.scaled_linear(x, weight, scale, bias, norm=fused)
+    if scale is not None:
+        y = triton_fp8.scaled_linear(x, weight, scale, bias, norm=fused)
+    elif x.is_meta:
+        y = x.new_empty(x.shape[0], weight.shape[0])
+    else:
+        y = F.linear(x, weight, bias)
     if gate is not None:
         if gate.interleaved:
             y = y.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1)

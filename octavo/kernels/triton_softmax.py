@@ -54,28 +54,39 @@ class Scoring:
 
 
 @triton.jit
+def page_numbers(table_ptr, start, lo, hi, PAGE: tl.constexpr, TOKENS: tl.constexpr):
+    """Which blocks hold the tile of keys from position `start`: a number, or int32 [TOKENS], one for each key.
+
+    A loop looks them up one tile ahead: were they read in front of their tile, the compiler could not send for a tile
+    before the one in front of it has arrived. Nothing is read of blocks without a key in [lo, hi): they are block 0.
+    """
+    if PAGE >= TOKENS:
+        pages = tl.load(table_ptr + start // PAGE, mask=(start + TOKENS > lo) & (start < hi), other=0)
+    else:
+        tokens = start + tl.arange(0, TOKENS)
+        pages = tl.load(table_ptr + tokens // PAGE, mask=(tokens >= lo) & (tokens < hi), other=0)
+    return pages
+
+
+@triton.jit
 def read_tile(
-    kv_ptr, table_ptr, start, lo, hi, BLOCK: tl.constexpr, VALUES: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
+    kv_ptr, pages, start, lo, hi, BLOCK: tl.constexpr, VALUES: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
     PAGE: tl.constexpr, TOKENS: tl.constexpr, MASKED: tl.constexpr
 ):  # fmt: skip
     """Keys and values [TOKENS, DP] from position `start`, a multiple of TOKENS; their positions; which are in [lo, hi).
 
-    When MASKED nothing outside of [lo, hi) is read: neither the cache, which may hold anything there, nor the block
-    table. `kv_ptr` is at the KV head, `table_ptr` at the request. BLOCK: numbers from one block of the cache to the
-    next, VALUES: from a key to its value.
+    When MASKED nothing outside of [lo, hi) is read of the cache, which may hold anything there. `kv_ptr` is at the KV
+    head, `pages` are those of `page_numbers`. BLOCK: numbers from one block of the cache to the next, VALUES: from a
+    key to its value.
     """
-    tokens = start + tl.arange(0, TOKENS)
+    place = tl.arange(0, TOKENS)
+    tokens = start + place
     d = tl.arange(0, DP)
     seen = (tokens >= lo) & (tokens < hi)
     if PAGE >= TOKENS:
-        block = tl.load(table_ptr + start // PAGE).to(tl.int64) * BLOCK
-        offsets = block + (start % PAGE + tl.arange(0, TOKENS)) * D
-    elif MASKED:
-        blocks = tl.load(table_ptr + tokens // PAGE, mask=seen, other=0).to(tl.int64)
-        offsets = blocks * BLOCK + (tokens % PAGE) * D
+        offsets = pages.to(tl.int64) * BLOCK + (start % PAGE + place) * D
     else:
-        blocks = tl.load(table_ptr + tokens // PAGE).to(tl.int64)
-        offsets = blocks * BLOCK + (tokens % PAGE) * D
+        offsets = pages.to(tl.int64) * BLOCK + (place % PAGE) * D
     keys = kv_ptr + offsets[:, None] + d[None, :]
     if MASKED:
         mask = seen[:, None]

@@ -50,25 +50,21 @@ class CapturedStep(StepGraph):
         self._max_model_len = max_model_len
         self._sizes = sizes_up_to(forward.buffers.max_num_seqs)
         self._graphs: dict[tuple[int, Ending], Graph[Tensor]] = {}
-        self._capture_first()
+        self._capture_all()
 
     @torch.inference_mode()
-    def _capture_first(self) -> None:
-        """Graphs for few requests, and one for each kind of kernel that more need; others when they are needed."""
+    def _capture_all(self) -> None:
+        """A graph of every size and ending: a request would wait for one that is recorded in its way."""
         started = time.perf_counter()
-        first = {size for size in self._sizes if size <= FEW or size in (32, 64)} | {self._sizes[-1]}
-        for size in sorted(first, reverse=True):  # the largest first: the others find room in its memory
+        for size in reversed(self._sizes):  # the largest first: the others find room in its memory
             self._pad(0, 0, size)
             self._forward.buffers.upload(size)
             for ending in (Ending.LOGITS, Ending.ARGMAX, Ending.DRAW) if size <= FEW else (Ending.HIDDEN,):
                 hidden = self._run_model(size, ending)  # compiles
                 if ending is Ending.HIDDEN:
                     self._forward.model.compute_logits(hidden)
-                self._capture(size, ending)
+                self._graphs[size, ending] = self._pool.record(partial(self._run_model, size, ending))
         logger.info("captured %d steps in %.1f s", len(self._graphs), time.perf_counter() - started)
-
-    def _capture(self, size: int, ending: Ending) -> None:
-        self._graphs[size, ending] = self._pool.record(partial(self._run_model, size, ending))
 
     def _run_model(self, size: int, ending: Ending) -> Tensor:
         """Hidden states or logits of all rows, or their tokens, by the ending."""
@@ -109,12 +105,7 @@ class CapturedStep(StepGraph):
             ending = Ending.DRAW
             buffers.write_draw(draw)
         buffers.upload(size)
-        graph = self._graphs.get((size, ending))
-        if graph is None:
-            result = self._run_model(size, ending)
-            self._capture(size, ending)  # while the device runs what was launched
-        else:
-            result = graph.replay()
+        result = self._graphs[size, ending].replay()
         if ending in (Ending.ARGMAX, Ending.DRAW):
             return StepResult(None, token_ids=result[:num_requests])
         if not num_sampled:

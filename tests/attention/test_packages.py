@@ -59,9 +59,9 @@ def paged(pages: Tensor, table: Tensor, length: int) -> Tensor:
     """A request's keys, or values, of pages [N, page, Hkv, D] that its row of the table names."""
     assert table.dtype is torch.int32
     assert pages.stride(-1) == 1
-    blocks = -(-length // pages.shape[1])
-    # Entries that a window has left behind name no page.
-    return pages[table[:blocks].clamp_min(0).long()].flatten(0, 1)[:length]
+    mine = table[: -(-length // pages.shape[1])]
+    assert mine.min() >= 0  # a package may read what a window has left behind
+    return pages[mine.long()].flatten(0, 1)[:length]
 
 
 def pages_of_all(keys: Tensor, values: Tensor, lens: Tensor, table: Tensor) -> list[tuple[Tensor, Tensor]]:

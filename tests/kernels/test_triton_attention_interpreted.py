@@ -87,7 +87,7 @@ LAYERS = {
 
 @inside
 @pytest.mark.parametrize("heads", LAYERS.values(), ids=LAYERS)
-@pytest.mark.parametrize("num_splits", [0, 2, 8])
+@pytest.mark.parametrize("num_splits", [0, 4, 8])
 def test_decode(heads: Heads, num_splits: int) -> None:
     check(PagedCase(heads, DECODE), num_splits=num_splits)
 
@@ -95,7 +95,7 @@ def test_decode(heads: Heads, num_splits: int) -> None:
 @inside
 @pytest.mark.parametrize("heads", LAYERS.values(), ids=LAYERS)
 def test_prompts_chunks_and_single_tokens(heads: Heads) -> None:
-    check(PagedCase(heads, MIXED), num_splits=2)
+    check(PagedCase(heads, MIXED), num_splits=4)
 
 
 @inside
