@@ -15,9 +15,12 @@ def main(arguments: str, started: float) -> None:
     from octavo.sampling_params import SamplingParams
 
     imported = time.monotonic()
-    with LLM(**json.loads(arguments)) as llm:
+    engine_arguments = json.loads(arguments)
+    has_text = not engine_arguments.get("skip_tokenizer_init")
+    with LLM(**engine_arguments) as llm:
         loaded = time.monotonic()
-        llm.generate("Hello", SamplingParams(max_tokens=1), use_tqdm=False)
+        prompt = "Hello" if has_text else [1]
+        llm.generate(prompt, SamplingParams(max_tokens=1, detokenize=has_text), use_tqdm=False)
         answered = time.monotonic()
     phases = {
         "import": imported - started,

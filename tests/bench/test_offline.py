@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -89,3 +90,9 @@ def test_numbers_that_are_none() -> None:
 def test_a_process_that_fails_says_why() -> None:
     with pytest.raises(EngineError, match=r"ended with code 1: .*no-such-folder"):
         bench_startup({"model": "./no-such-folder"}, 1)
+
+
+@pytest.mark.slow
+def test_a_start_without_a_tokenizer(default_gguf: Path) -> None:
+    found = bench_startup({"model": str(default_gguf), "skip_tokenizer_init": True, "max_model_len": 256}, 1)
+    assert found["mean_first_token_s"] > 0
