@@ -1,6 +1,6 @@
 """What a way to multiply costs in quality: perplexity of the default model on prose, relative to float32.
 
-python benchmarks/perplexity.py [NUM_TOKENS [RUN ...]]      default 50,000, and all of RUNS
+python benchmarks/perplexity.py [NUM_TOKENS [RUN ...]]      default 50,000, and all of RUNS; or a GGUF file
 
 The text is the English prose of the reference that comes with every Python (pydoc_data.topics), in windows of 512
 tokens; the first token of a window is not predicted.
@@ -34,9 +34,9 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-def perplexity(num_tokens: int, **options: Any) -> float:
+def perplexity(num_tokens: int, model: str = DEFAULT_MODEL, **options: Any) -> float:
     """exp of the mean negative log probability of the tokens."""
-    with LLM(DEFAULT_MODEL, max_model_len=WINDOW + 1, use_tqdm_on_load=False, **options) as llm:
+    with LLM(model, max_model_len=WINDOW + 1, use_tqdm_on_load=False, **options) as llm:
         ids = llm.get_tokenizer().encode("\n\n".join(topics[name] for name in sorted(topics)))[:num_tokens]
         windows = [ids[start : start + WINDOW] for start in range(0, len(ids), WINDOW)]
         params = SamplingParams(max_tokens=1, prompt_logprobs=0)
@@ -57,7 +57,7 @@ def main() -> None:
     num_tokens = int(sys.argv[1]) if len(sys.argv) > 1 else 50_000
     names = ["float32", *sys.argv[2:]] if len(sys.argv) > 2 else list(RUNS)
     multiply_by_twin()
-    found = {name: perplexity(num_tokens, **RUNS[name]) for name in names}
+    found = {name: perplexity(num_tokens, **RUNS.get(name, {"model": name})) for name in names}
     for name, value in found.items():
         print(f"{name:18} {value:8.4f}  {100 * (value / found['float32'] - 1):+.3f} %")
     print(json.dumps({"num_tokens": num_tokens, **found}))
