@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+import pytest
+
 from octavo.kernels import torch_ops
 from octavo.kernels.cpu import CPUKernels
 
@@ -21,3 +23,4 @@ def _all() -> dict[str, Any]:
 KERNELS = _all()
 CPP_KERNELS = {name: kernels for name, kernels in KERNELS.items() if name != "torch"}
 BEST_KERNELS = next(iter(CPP_KERNELS.values()), torch_ops)
+needs_cpp_kernels = pytest.mark.skipif(not CPP_KERNELS, reason="the C++ kernels are not built")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from all_kernels import BEST_KERNELS, CPP_KERNELS
+from all_kernels import BEST_KERNELS, CPP_KERNELS, needs_cpp_kernels
 
 from octavo.attention.base import AttentionSpec
 from octavo.attention.select import BACKENDS, select_backend
@@ -35,14 +35,14 @@ def test_first_of_the_order() -> None:
     assert select_backend(None, ORDER[::-1], [SPEC], CPU, torch_ops).name == "TORCH_SDPA"
 
 
-@pytest.mark.skipif(not CPP_KERNELS, reason="the C++ kernels are not built")
+@needs_cpp_kernels
 def test_the_kernels_in_cpp_are_first() -> None:
     assert select_backend(None, ORDER, [SPEC], CPU, BEST_KERNELS).name == "CPU_ATTN"
     for change in ({"head_dim": 24}, {"block_size": 8}, {"dtype": torch.float16}):
         assert select_backend(None, ORDER, [replace(SPEC, **change)], CPU, BEST_KERNELS).name == "TORCH_ATTN"
 
 
-@pytest.mark.skipif(not CPP_KERNELS, reason="the C++ kernels are not built")
+@needs_cpp_kernels
 def test_a_cache_of_int8_is_for_the_kernels_in_cpp() -> None:
     spec = replace(SPEC, kv_cache_dtype=torch.int8)
     assert select_backend(None, ORDER, [spec], CPU, BEST_KERNELS).name == "CPU_ATTN"

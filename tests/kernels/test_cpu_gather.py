@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from all_kernels import CPP_KERNELS
+from all_kernels import CPP_KERNELS, needs_cpp_kernels
 from gguf_blocks import random_blocks
 from torch import Tensor
 
@@ -12,7 +12,7 @@ from octavo.kernels import torch_ops
 from octavo.kernels.cpu import CPUKernels
 from octavo.kernels.gguf import dequantize
 
-pytestmark = pytest.mark.skipif(not CPP_KERNELS, reason="the C++ kernels are not built")
+pytestmark = needs_cpp_kernels
 every_isa = pytest.mark.parametrize("kernels", CPP_KERNELS.values(), ids=CPP_KERNELS)
 every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 NUM_ROWS = 101  # two panels and a part of one, no multiple of 16

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from all_kernels import CPP_KERNELS
+from all_kernels import CPP_KERNELS, needs_cpp_kernels
 from gguf_blocks import quantize_q8_0, random_blocks
 from torch import Tensor
 
 from octavo.kernels import torch_ops
 from octavo.kernels.cpu import CPUKernels, PagedCache
 
-pytestmark = pytest.mark.skipif(not CPP_KERNELS, reason="the C++ kernels are not built")
+pytestmark = needs_cpp_kernels
 every_isa = pytest.mark.parametrize("kernels", CPP_KERNELS.values(), ids=CPP_KERNELS)
 every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 WIDTHS = (1, 7, 15, 16, 17, 33, 100)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from all_kernels import CPP_KERNELS
+from all_kernels import CPP_KERNELS, needs_cpp_kernels
 from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
@@ -16,7 +16,7 @@ from octavo.kernels import torch_sampling
 from octavo.kernels.cpu import CPUKernels
 from octavo.kernels.cpu_sampling import CPUSampling
 
-pytestmark = pytest.mark.skipif(not CPP_KERNELS, reason="the C++ kernels are not built")
+pytestmark = needs_cpp_kernels
 SAMPLING = {isa: kernels.sampling for isa, kernels in CPP_KERNELS.items()}
 every_isa = pytest.mark.parametrize("sampling", SAMPLING.values(), ids=SAMPLING)
 WIDTHS = (1, 7, 15, 16, 17, 33, 257, 1000)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from all_kernels import CPP_KERNELS
+from all_kernels import CPP_KERNELS, needs_cpp_kernels
 
 from octavo.kernels import torch_probe
 from octavo.kernels.cpu import CPUKernels
@@ -33,7 +33,7 @@ def product_rate() -> float:
     return 2 * 384**3 / best
 
 
-@pytest.mark.skipif(not CPP_KERNELS, reason="the C++ kernels are not built")
+@needs_cpp_kernels
 def test_the_rate_of_float32_is_a_little_above_that_of_a_product() -> None:
     kernels = alone(next(iter(CPP_KERNELS.values())))
     ratios: list[float] = []
@@ -51,7 +51,7 @@ def test_every_instruction_set_has_a_probe(name: str) -> None:
     assert (found.bfloat16 > 0) == (found.int8 > 0) == (name == "avx512")
 
 
-@pytest.mark.skipif(not CPP_KERNELS, reason="the C++ kernels are not built")
+@needs_cpp_kernels
 def test_a_probe_leaves_a_recording_alone() -> None:
     kernels = alone(next(iter(CPP_KERNELS.values())))
     x = torch.randn(4, 64)

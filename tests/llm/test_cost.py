@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import tiny_models
+from all_kernels import needs_cpp_kernels
 
 from octavo import LLM
 from octavo.bench.floor import Floor
@@ -74,8 +75,8 @@ def test_keys_and_values(dtype: str, make_llm: Callable[..., LLM]) -> None:
     [
         ({"dtype": "bfloat16"}, "bfloat16", 2),
         ({"dtype": "float32"}, "float32", 4),
-        ({"dtype": "bfloat16", "quantization": "int8"}, "int8", 1),
-        ({"dtype": "float32", "quantization": "int8"}, "int8", 1),
+        pytest.param({"dtype": "bfloat16", "quantization": "int8"}, "int8", 1, marks=needs_cpp_kernels),
+        pytest.param({"dtype": "float32", "quantization": "int8"}, "int8", 1, marks=needs_cpp_kernels),
     ],
 )
 def test_what_quantization_makes_of_weights(

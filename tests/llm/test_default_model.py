@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from all_kernels import needs_cpp_kernels
 
 from octavo import LLM, SamplingParams
 
@@ -50,7 +51,7 @@ def test_greedy_tokens_in_float32_equal_those_of_transformers(default_gguf: Path
 @torch.inference_mode()
 @pytest.mark.parametrize(
     ("quantization", "chosen", "mean"),
-    [("none", 0.1, 0.1), ("gguf", 0.5, 0.4), ("int8", 0.5, 0.4)],
+    [("none", 0.1, 0.1), ("gguf", 0.5, 0.4), pytest.param("int8", 0.5, 0.4, marks=needs_cpp_kernels)],
 )
 def test_first_token_log_probabilities_in_bfloat16(
     default_gguf: Path, reference: Any, quantization: str, chosen: float, mean: float

@@ -7,6 +7,7 @@ from dataclasses import replace
 import gguf
 import pytest
 import torch
+from all_kernels import CPP_KERNELS
 from models.paged_runner import PagedRunner
 from models.transformers_reference import CPU, canonical, model_config, reference_logits, reference_model, weights_of
 from torch import Tensor
@@ -46,7 +47,8 @@ def model(reference: PreTrainedModel) -> CausalLM:
 
 
 def logits(model: CausalLM) -> Tensor:
-    runner = PagedRunner(model, num_requests=1, max_len=len(TOKENS), block_size=16, backend="CPU_ATTN")
+    backend = "CPU_ATTN" if CPP_KERNELS else "TORCH_ATTN"
+    runner = PagedRunner(model, num_requests=1, max_len=len(TOKENS), block_size=16, backend=backend)
     return runner.step([(0, TOKENS)])[0]
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from all_kernels import CPP_KERNELS
+from all_kernels import needs_cpp_kernels
 from safetensors.torch import save_file
 
-pytestmark = pytest.mark.skipif(not CPP_KERNELS, reason="the C++ kernels are not built")
+pytestmark = needs_cpp_kernels
 
 HIDDEN, FFN, VOCAB, LAYERS = 512, 2048, 32768, 12
 CONFIG = {

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from all_kernels import CPP_KERNELS
+from all_kernels import needs_cpp_kernels
 from tiny_models import VOCAB, save
 from torch import Tensor
 
@@ -79,7 +79,7 @@ def work(seed: int, num_requests: int) -> tuple[list[Any], list[SamplingParams]]
     return prompts, params
 
 
-@pytest.mark.skipif(not CPP_KERNELS, reason="the C++ kernels are not built")
+@needs_cpp_kernels
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
 def test_steps_of_fixed_sizes_give_the_same_tokens(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = str(save(name, tmp_path / name))
