@@ -125,6 +125,26 @@ def test_no_text_raises_and_no_tag_leaks(name: str) -> None:
     check()
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "content"),
+    [
+        ("mistral", "[TOOL_CALLS][TOOL_CALLS]", None),
+        ("kimi_k2", "<|tool_call_begin|><|tool_call_begin|>", None),
+        ("kimi_k2", "<|tool_call_begin|>a<|tool_calls_section_begin|>b", "ab"),
+        ("deepseek_v3", "<｜tool▁call▁begin｜>a<｜tool▁calls▁begin｜>b", "ab"),
+        ("deepseek_v3", "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f<｜tool▁call▁begin｜>", "f"),
+    ],
+)
+def test_a_call_that_begins_within_the_head_of_another(name: str, text: str, content: str | None) -> None:
+    assert parser_of(name).whole(text).content == content
+
+
+def test_a_call_after_one_that_was_begun() -> None:
+    (transcript, *_) = (t for t in TOOL_TRANSCRIPTS["kimi_k2"] if len(t.calls) == 1)
+    begun = "<|tool_call_begin|>functions" + transcript.text[transcript.text.index("<|tool_call_begin|>") :]
+    assert [call.name for call in parser_of("kimi_k2").whole(begun).tool_calls] == [transcript.calls[0][0]]
+
+
 # Tags that never are content, whatever else the text has; those of the others may be, within what is no call.
 LEAKING = {
     "hermes": ("<tool_call>",),

@@ -17,9 +17,9 @@ from octavo.parsers.source import SPACE, Steps, Tags
 _BEGIN = "<｜tool▁call▁begin｜>"
 _END = "<｜tool▁call▁end｜>"
 _SEPARATOR = "<｜tool▁sep｜>"
-_TAGS = Tags("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", _BEGIN, _END, _SEPARATOR)
-_HEAD_END = Tags(_SEPARATOR, _END)
-_NAME_END = Tags("\n", _END)
+_ALL = ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", _BEGIN, _END, _SEPARATOR)
+_TAGS = Tags(*_ALL)
+_NAME_END = Tags("\n", *_ALL)
 _FENCE = Tags("```json")
 _CALL_END = Tags(_END)
 
@@ -29,12 +29,13 @@ class DeepSeekToolParser(ToolParser):
 
     def read(self) -> Steps[None]:
         while tag := (yield from self.source.until(_TAGS, self.content)):
-            if tag == _BEGIN:
-                yield from self._call()
+            while tag == _BEGIN:
+                tag = yield from self._call()
 
-    def _call(self) -> Steps[None]:
+    def _call(self) -> Steps[str]:
+        """Returns the tag that came instead of a call's arguments, "" where these came."""
         source, texts = self.source, list[str]()
-        tag = yield from source.until(_HEAD_END, texts.append)
+        tag = yield from source.until(_TAGS, texts.append)
         name = "".join(texts).strip()
         if tag == _SEPARATOR and name == "function":
             yield from source.run(SPACE)
@@ -46,5 +47,6 @@ class DeepSeekToolParser(ToolParser):
                 yield from source.tag(_FENCE)
         if tag in (_SEPARATOR, "\n") and name:
             yield from call_with_json(self, name, _CALL_END)
-        else:
-            self.content(name)
+            return ""
+        self.content(name)
+        return tag

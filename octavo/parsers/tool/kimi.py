@@ -14,7 +14,6 @@ _BEGIN = "<|tool_call_begin|>"
 _ARGUMENTS = "<|tool_call_argument_begin|>"
 _END = "<|tool_call_end|>"
 _TAGS = Tags("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", _BEGIN, _ARGUMENTS, _END)
-_HEAD_END = Tags(_ARGUMENTS, _END)
 _CALL_END = Tags(_END, "<|tool_calls_section_end|>")
 
 
@@ -22,15 +21,18 @@ class KimiToolParser(ToolParser):
     needs_special_tokens = True
 
     def read(self) -> Steps[None]:
-        source = self.source
-        while tag := (yield from source.until(_TAGS, self.content)):
-            if tag != _BEGIN:
-                continue
-            texts: list[str] = []
-            tag = yield from source.until(_HEAD_END, texts.append)
-            call_id = "".join(texts).strip()
-            name = call_id.removeprefix("functions.").rpartition(":")[0] or call_id
-            if tag == _ARGUMENTS and name:
-                yield from call_with_json(self, name, _CALL_END, call_id=call_id)
-            else:
-                self.content(call_id)
+        while tag := (yield from self.source.until(_TAGS, self.content)):
+            while tag == _BEGIN:
+                tag = yield from self._call()
+
+    def _call(self) -> Steps[str]:
+        """Returns the tag that came instead of a call's arguments, "" where these came."""
+        texts: list[str] = []
+        tag = yield from self.source.until(_TAGS, texts.append)
+        call_id = "".join(texts).strip()
+        name = call_id.removeprefix("functions.").rpartition(":")[0] or call_id
+        if tag == _ARGUMENTS and name:
+            yield from call_with_json(self, name, _CALL_END, call_id=call_id)
+            return ""
+        self.content(call_id)
+        return tag

@@ -33,6 +33,8 @@ class MistralToolParser(ToolParser):
         source = self.source
         while (yield from source.until(_TAG, self.content)):
             yield from source.run(SPACE)
+            while (yield from source.tag(_TAG)):  # looks like a list of calls otherwise
+                yield from source.run(SPACE)
             if (yield from source.peek()) in ("[", "{"):
                 yield from calls(self)
             else:
