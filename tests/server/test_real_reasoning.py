@@ -42,18 +42,6 @@ def server(default_gguf: Path) -> Iterator[RealServer]:
         yield started.wait_until_ready()
 
 
-@pytest.fixture(scope="module")
-def openai(server: RealServer) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def anthropic(server: RealServer) -> Iterator[Anthropic]:
-    with Anthropic(base_url=server.url, api_key="none", max_retries=0) as made:
-        yield made
-
-
 def by_chat(client: OpenAI, streamed: bool) -> tuple[str, str]:
     fields: Any = {
         "model": MODEL, "messages": MESSAGES, "max_tokens": 60, "temperature": 0,

@@ -49,18 +49,6 @@ def server(default_gguf: Path) -> Iterator[RealServer]:
         yield started.wait_until_ready()
 
 
-@pytest.fixture(scope="module")
-def openai(server: RealServer) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def anthropic(server: RealServer) -> Iterator[Anthropic]:
-    with Anthropic(base_url=server.url, api_key="none", max_retries=0) as made:
-        yield made
-
-
 def said(response: Any) -> list[Any]:
     """The output of a response without ids."""
     found = []
