@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from octavo.request import TokenLogprobs
 from octavo.sampling_params import SamplingParams
 
+NO_TOKEN = -1  # in place of a sampled token: what the request asks for forbids them all
+
 
 @dataclass(slots=True, kw_only=True)
 class NewRequest:
@@ -67,7 +69,7 @@ class StepOutput:
 
     step_id: int
     request_ids: list[str]
-    token_ids: list[list[int]]
+    token_ids: list[list[int]]  # NO_TOKEN where none could be sampled
     logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)  # one per token of that request
     # The chunk of the prompt that the step computed: how many positions came before it, and those of the chunk.
     prompt_logprobs: dict[str, tuple[int, list[TokenLogprobs]]] = field(default_factory=dict)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from octavo.batch import GrammarBitmask, NewRequest
+from octavo.batch import NO_TOKEN, GrammarBitmask, NewRequest
 from octavo.sampling.constraints import Constraints
 from octavo.sampling.history import History
 from octavo.sampling.kernels import SamplingKernels
@@ -34,10 +34,14 @@ class SamplerOutput:
 
     token_ids: Tensor  # [R] int64 on the device
     logprobs: LogprobTensors | None  # when any row asked for them
+    blocked: Tensor | None = None  # [R] bool, where rows have constraints: those without any token to choose
 
     def to_host(self) -> SamplerOutput:
-        """The same on the host, once the device has come to it."""
-        return SamplerOutput(to_host(self.token_ids), None if self.logprobs is None else self.logprobs.to_host())
+        """The same on the host, once the device has come to it; ids of blocked rows are NO_TOKEN there."""
+        token_ids = self.token_ids
+        if self.blocked is not None:
+            token_ids = token_ids.masked_fill(self.blocked, NO_TOKEN)
+        return SamplerOutput(to_host(token_ids), None if self.logprobs is None else self.logprobs.to_host())
 
 
 @dataclass(slots=True)
@@ -135,7 +139,7 @@ class Sampler:
         Args:
             logits: [R, vocab_size] in any floating dtype, contiguous; given away: those in float32 are edited in place.
                 A row that holds NaN, or that is masked as a whole, gets some id in [0, vocab_size) and does no harm to
-                others.
+                others; of rows that their constraints masked, the output tells.
             slots: [R] integers; a tensor is best on the host.
             history: of the same R rows.
             bitmask: the tokens that some rows may get. Log probabilities are those among these tokens.
@@ -155,8 +159,10 @@ class Sampler:
         if len(penalised):
             self._penalize_(logits, penalised, host_slots[penalised], history)
         token_ids = self._choose(logits, host_slots, history)
-        ids_of_rows = self._ids_of_rows(host_slots)
-        return SamplerOutput(token_ids, gather_logprobs(self.kernels, raw, token_ids, num_logprobs, ids_of_rows))
+        logprobs = gather_logprobs(self.kernels, raw, token_ids, num_logprobs, self._ids_of_rows(host_slots))
+        # A masked token is chosen of a row that has no other; it may be one that the structure would take.
+        blocked = None if edits is None else logits.gather(1, token_ids[:, None]).squeeze(1) == -torch.inf
+        return SamplerOutput(token_ids, logprobs, blocked)
 
     def _penalize_(self, logits: Tensor, rows: NDArray[np.int64], slots: NDArray[np.int64], history: History) -> None:
         columns = self._columns

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from octavo.batch import CachedRequests, GrammarBitmask, NewRequest, ScheduledBatch, StepOutput
+from octavo.batch import NO_TOKEN, CachedRequests, GrammarBitmask, NewRequest, ScheduledBatch, StepOutput
 from octavo.config import KVCacheLayout, SchedulerConfig
 from octavo.request import FinishReason, Request, RequestStatus, RequestUpdate, TokenLogprobs
 from octavo.scheduler.kv_cache import KVCacheManager
@@ -25,7 +25,7 @@ from octavo.scheduler.queue import RequestQueue
 from octavo.scheduler.stop import check_stop
 from octavo.structured.output_state import OutputState, Verdict
 
-NO_ALLOWED_TOKEN = "no_allowed_token"  # the stop reason of an output that can't go on: its structure is not complete
+NO_ALLOWED_TOKEN = "no_allowed_token"  # the stop reason of an output that can't go on: its request forbids all tokens
 
 
 @dataclass(slots=True)
@@ -245,8 +245,11 @@ class Scheduler:
         completes_structure = False
         state = self._states.get(request.request_id) if self._states else None
         for num_taken, token_id in enumerate(token_ids, start=1):
-            verdict = Verdict.GOES_ON if state is None else state.advance(token_id)
-            if verdict is Verdict.REFUSED:  # other fields left no token that the structure allows
+            if token_id == NO_TOKEN:
+                verdict = Verdict.REFUSED
+            else:
+                verdict = Verdict.GOES_ON if state is None else state.advance(token_id)
+            if verdict is Verdict.REFUSED:
                 token_ids, stop = token_ids[: num_taken - 1], (FinishReason.LENGTH, NO_ALLOWED_TOKEN)
                 break
             request.output_token_ids.append(token_id)

@@ -112,6 +112,13 @@ def test_bans_and_biases(default_llm: LLM) -> None:
     assert words not in text(default_llm, max_tokens=12, bad_words=[words])
 
 
+def test_an_output_that_may_have_no_token_ends(default_llm: LLM) -> None:
+    paris = one(default_llm, max_tokens=1).outputs[0].token_ids[0]
+    output = one(default_llm, max_tokens=8, allowed_token_ids=[paris], bad_words=["Paris"]).outputs[0]
+    assert (output.text, output.token_ids) == ("", [])
+    assert (output.finish_reason, output.stop_reason) == ("length", "no_allowed_token")
+
+
 def test_penalties_change_what_repeats(default_llm: LLM) -> None:
     prompt = "a b a b a b a b a b"
     repeated = one(default_llm, prompt, max_tokens=16).outputs[0].token_ids

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+from octavo.batch import NO_TOKEN
 from octavo.sampling.sampler import History, Sampler
 
 V = 300
@@ -204,10 +205,14 @@ def test_broken_rows_get_some_token_and_harm_no_other(sample, request_of, value)
     assert len(output.logprobs.to_rows()) == len(requests)
 
 
-def test_everything_masked_still_gives_a_token(sample, request_of):
-    requests = [request_of([1], temperature=t, allowed_token_ids=[3], bad_words=[[3]], top_p=0.9) for t in (0, 1)]
-    tokens = sample(torch.zeros(2, V), requests).token_ids
-    assert ((tokens >= 0) & (tokens < V)).all()
+def test_a_row_without_any_token_is_told(sample, request_of):
+    """On the device it has some id, since the next step may read that before the host does."""
+    common = {"allowed_token_ids": [3], "top_p": 0.9}
+    requests = [request_of([1], temperature=t, bad_words=[word], **common) for t in (0, 1) for word in ([3], [4])]
+    requests.append(request_of([1], temperature=1, logprobs=2))
+    output = sample(torch.zeros(5, V), requests)
+    assert ((output.token_ids >= 0) & (output.token_ids < V)).all()
+    assert output.to_host().token_ids.tolist() == [NO_TOKEN, 3, NO_TOKEN, 3, output.token_ids[4]]
 
 
 def test_history_on_the_device_alone_counts(kernels, request_of):
