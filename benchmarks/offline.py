@@ -4,9 +4,9 @@
                                  [--peer transformers]
 
 Prompts are random token ids with seeded lengths and no end-of-sequence, so that every engine does the same work. Each
-figure is the median of three runs with different prompts. Beside octavo's stand its floor on this machine and the share
-of it that was reached, and what a probe of the machine found just before. Prints Markdown; results worth keeping go to
-cpu.md.
+figure is the median of three runs with different prompts; the peak is the most memory that the process had meanwhile.
+Beside octavo's stand its floor on this machine and the share of it that was reached, and what a probe of the machine
+found just before, whose own 256 MiB are not part of the peak. Prints Markdown; results worth keeping go to cpu.md.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import argparse
 import json
 import platform
 import random
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 Prompts = list[list[int]]
 
@@ -136,6 +136,17 @@ def transformers_engine(model: str, dtype: str, quantization: str | None) -> Eng
     return Engine(run, reference.config.vocab_size)
 
 
+def restart_peak() -> None:
+    """Forget the most memory that this process has had (proc(5), clear_refs)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak() -> float:
+    """The most memory that this process has had since, in GiB."""
+    (line,) = (each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("VmHWM:"))
+    return int(line.split()[1]) / 2**20
+
+
 def report(name: str, work: Workload, whole: float, first: float, bound: tuple[float, str] | None) -> str:
     num_input = work.num_requests * work.num_input
     num_output = work.num_requests * work.num_output
@@ -150,7 +161,7 @@ def report(name: str, work: Workload, whole: float, first: float, bound: tuple[f
         machine = bound[1]
         if not work.num_shared:  # the floor knows no shared prefixes
             floor, share = f"{bound[0]:.2f}", f"{100 * bound[0] / whole:.0f} %"
-    return f"| `{name}`: {work.what} | {figure} | {whole:.2f} | {floor} | {share} | {machine} |"
+    return f"| `{name}`: {work.what} | {figure} | {whole:.2f} | {floor} | {share} | {peak():.2f} | {machine} |"
 
 
 def start_up(model: str, dtype: str) -> None:
@@ -186,16 +197,15 @@ def main() -> None:
     for title, make in makers.items():
         engine = make(args.model, args.dtype, args.quantization)
         print(
-            f"\n| {title} | result | seconds | floor | reached | machine before |\n|---|---|---|---|---|---|",
+            f"\n| {title} | result | seconds | floor | reached | peak, GiB | machine before |\n" + "|---" * 7 + "|",
             flush=True,
         )
         for name in args.workloads:
             work = WORKLOADS[name]
             bound = engine.bound(work) if engine.bound else None
+            restart_peak()
             whole, first = measure(engine.run, work, engine.vocab_size)
             print(report(name, work, whole, first, bound), flush=True)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"\npeak memory of the process so far: {peak:.2f} GiB", flush=True)
     if not args.no_start_up:
         start_up(args.model, args.dtype)
 

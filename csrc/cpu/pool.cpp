@@ -22,7 +22,7 @@ inline void relax() {
 
 }  // namespace
 
-Pool::Pool(int num_threads) : size_(num_threads), lines_(num_threads) {
+Pool::Pool(int num_threads) : size_(num_threads), lines_(num_threads), taken_(num_threads) {
   for (int tid = 1; tid < size_; tid++) threads_.emplace_back([this, tid] { work(tid); });
 }
 
@@ -74,15 +74,17 @@ void Pool::barrier(int tid) {
 
 bool Pool::take(int tid, int64_t count, int64_t piece, int64_t& begin, int64_t& end) {
   uint32_t& round = lines_[tid].round;
-  // Nobody uses the next round's counter: a barrier lies before this round, and one after it.
-  if (tid == 0) counters_[(round + 1) % 3].next.store(0, std::memory_order_relaxed);
-  begin = counters_[round % 3].next.fetch_add(piece, std::memory_order_relaxed);
-  if (begin >= count) {
-    round++;
-    return false;
+  // Nobody uses the next round's count: a barrier lies before this round, and one after it.
+  taken_[tid].count[(round + 1) % 3].store(0, std::memory_order_relaxed);
+  for (int i = 0, owner = tid; i < size_; i++, owner = owner + 1 < size_ ? owner + 1 : 0) {
+    const int64_t first = count * owner / size_, last = count * (owner + 1) / size_;
+    begin = first + taken_[owner].count[round % 3].fetch_add(piece, std::memory_order_relaxed);
+    if (begin >= last) continue;
+    end = begin + piece < last ? begin + piece : last;
+    return true;
   }
-  end = begin + piece < count ? begin + piece : count;
-  return true;
+  round++;
+  return false;
 }
 
 }  // namespace octavo

@@ -29,8 +29,9 @@ class Pool {
   // Waits for all members. Every member has to call it equally often in a job.
   void barrier(int tid);
   // The next piece of the items [0, count) for a member: sets `begin`, and `end` at most `piece` further on; false when
-  // all are taken. A member that is held up takes less. Every member calls it until it is false, with the same numbers,
-  // and all meet at a barrier before the next items are shared out.
+  // all are taken. Its own share comes first, the tid-th stretch of them; then what others have left of theirs, as a member
+  // that is held up takes less. Every member calls it until it is false, with the same numbers, and all meet at a barrier
+  // before the next items are shared out.
   bool take(int tid, int64_t count, int64_t piece, int64_t& begin, int64_t& end);
 
  private:
@@ -38,15 +39,17 @@ class Pool {
     std::atomic<uint32_t> epoch{0};
     uint32_t round = 0;  // how often the member has seen the end of shared items
   };
-  struct alignas(128) Counter {
-    std::atomic<int64_t> next{0};
+  // How many items of a member's share are taken: in this round, in the next, and in the one before, which another may
+  // still look at.
+  struct alignas(128) Taken {
+    std::atomic<int64_t> count[3] = {0, 0, 0};
   };
 
   void work(int tid);
 
   const int size_;
   std::vector<Line> lines_;
-  Counter counters_[3];  // of this round, of the next, and of the one before, which a member may still look at
+  std::vector<Taken> taken_;
   alignas(128) std::atomic<uint32_t> job_{0};
   std::atomic<bool> quit_{false};
   Job fn_ = nullptr;
