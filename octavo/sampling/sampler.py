@@ -135,7 +135,7 @@ class Sampler:
         Args:
             logits: [R, vocab_size] in any floating dtype, contiguous; given away: those in float32 are edited in place.
                 A row that holds NaN, or that is masked as a whole, gets some id in [0, vocab_size) and does no harm to
-                others.
+                others; one with a bitmask whose constraints leave nothing of it gets an id that the bitmask forbids.
             slots: [R] integers; a tensor is best on the host.
             history: of the same R rows.
             bitmask: the tokens that some rows may get. Log probabilities are those among these tokens.
@@ -154,7 +154,10 @@ class Sampler:
             edits.apply_(logits, history)
         if len(penalised):
             self._penalize_(logits, penalised, host_slots[penalised], history)
+        stuck = logits.amax(-1) == -torch.inf if bitmask is not None and edits is not None else None
         token_ids = self._choose(logits, host_slots, history)
+        if bitmask is not None and stuck is not None:
+            token_ids = _forbidden_where(stuck, token_ids, bitmask, self._vocab_size)
         ids_of_rows = self._ids_of_rows(host_slots)
         return SamplerOutput(token_ids, gather_logprobs(self.kernels, raw, token_ids, num_logprobs, ids_of_rows))
 
@@ -207,3 +210,19 @@ class Sampler:
             return {}
         chosen = ((row, self._logprob_token_ids.get(slot)) for row, slot in enumerate(slots.tolist()))
         return {row: ids for row, ids in chosen if ids is not None}
+
+
+def _forbidden_where(stuck: Tensor, token_ids: Tensor, bitmask: GrammarBitmask, vocab_size: int) -> Tensor:
+    """`token_ids` [R], but in the `stuck` [R] rows of the bitmask the lowest id that it forbids.
+
+    Whoever follows the grammar then sees that the output can't go on. A bitmask that allows all ids changes nothing.
+    """
+    forbidden = ~bitmask.words.view(np.uint32)
+    words = (forbidden != 0).argmax(1)
+    bits = forbidden[np.arange(len(words)), words]
+    lowest = np.log2((bits & -bits).clip(1)).astype(np.int64)  # of one bit, so exact
+    ids = words * 32 + lowest
+    chosen = np.full(len(token_ids), -1, np.int64)
+    chosen[bitmask.rows] = np.where((bits != 0) & (ids < vocab_size), ids, -1)
+    instead = torch.from_numpy(chosen).to(token_ids.device)
+    return torch.where(stuck & (instead >= 0), instead, token_ids)

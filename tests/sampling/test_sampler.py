@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+from octavo.batch import GrammarBitmask
 from octavo.sampling.sampler import History, Sampler
 
 V = 300
@@ -224,3 +225,28 @@ def test_history_on_the_device_alone_counts(kernels, request_of):
         token_ids[1, num] = output.token_ids[0]
         chosen.append(output.token_ids.item())
     assert chosen == [30, 32]
+
+
+@pytest.mark.parametrize("temperature", [0, 1.5])
+def test_what_constraints_leave_nothing_of_gets_an_id_that_its_grammar_forbids(sample, request_of, temperature):
+    """Else an id by chance could be one that the grammar allows and the request does not."""
+    num = 40
+    words = np.full((num, -(-V // 32)), -1, np.int32)  # all ids but 37
+    words[:, 1] = ~(1 << 5)
+    words[1] = 0  # a grammar that allows 8 alone, which its request allows too
+    words[1, 0] = 1 << 8
+    bitmask = GrammarBitmask(rows=np.arange(num), words=words)
+    allowed = [[37]] * num
+    allowed[1], allowed[2] = [8, 37], [37, 4]
+    requests = [
+        request_of([1], seed=i, temperature=temperature, allowed_token_ids=ids) for i, ids in enumerate(allowed)
+    ] + [request_of([1], seed=99, temperature=temperature, allowed_token_ids=[6])]
+    tokens = sample(torch.zeros(num + 1, V), requests, bitmask=bitmask).token_ids.tolist()
+    assert tokens == [37, 8, 4] + [37] * (num - 3) + [6]
+
+
+def test_a_grammar_that_forbids_nothing_changes_nothing(sample, request_of):
+    requests = [request_of([1], seed=i, allowed_token_ids=[5], bad_words=[[5]]) for i in range(9)]
+    bitmask = GrammarBitmask(rows=np.arange(9), words=np.full((9, -(-V // 32)), -1, np.int32))
+    tokens = sample(torch.zeros(9, V), requests, bitmask=bitmask).token_ids
+    assert ((tokens >= 0) & (tokens < V)).all()
