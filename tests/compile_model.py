@@ -22,7 +22,7 @@ from triton_compile import TARGETS, NoGpu
 
 from octavo.attention.triton_attn import TritonAttentionBackend
 from octavo.config import DeviceTraits, EngineArgs, resolve
-from octavo.kernels import triton_attention, triton_cache, triton_launch, triton_linear
+from octavo.kernels import triton_attention, triton_cache, triton_launch, triton_linear, triton_sampling
 from octavo.kernels.gpu import GPUKernels
 from octavo.loading.config_reader import read_checkpoint
 from octavo.loading.load import build_model
@@ -70,7 +70,7 @@ def main(folder: str) -> None:
     target, traits = TARGETS["sm_90"]
     loading = LoadingDriver(target)
     driver.set_active(loading)
-    for room in (triton_attention, triton_cache, triton_launch):
+    for room in (triton_attention, triton_cache, triton_launch, triton_sampling):
         vars(room)["gpu_traits"] = lambda device: traits
     for room in (triton_linear, triton_launch):
         vars(room)["gpu_family"] = lambda device: "sm_90"
