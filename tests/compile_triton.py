@@ -171,7 +171,9 @@ def main(backend: str, arch: str) -> None:
     triton.runtime.driver.set_active(NoGPU(target))
     compiler = Compiler(target, detail="--detail" in sys.argv)
     traits = GpuTraits("hopper" if compiler.dependent else "ampere", 132, compiler.dependent)
-    vars(triton_launch).update(launch=compiler, gpu_traits=lambda device: traits)
+    vars(triton_launch)["launch"] = compiler
+    for room in (triton_launch, triton_sampling):
+        vars(room)["gpu_traits"] = lambda device: traits
     family = f"sm_{arch}" if backend == "cuda" else arch
     steps: list[Callable[[], None]] = [layers, lambda: linears(family), sampling]
     if backend == "cuda" and int(arch) >= 89:

@@ -93,7 +93,8 @@ def _decode_rotated_kernel(
         pages = page_numbers(table_ptr, early, lo, hi, PAGE, TOKENS)
         k0, v0, _, seen0 = read_tile(kv_ptr, pages, early, lo, hi, BLOCK, VALUES, D, DP, PAGE, TOKENS, True)
     first = begin + TOKENS if EARLY else begin
-    pages = page_numbers(table_ptr, first, lo, cached, PAGE, TOKENS)
+    if not SPLIT:
+        pages = page_numbers(table_ptr, first, lo, cached, PAGE, TOKENS)
     if EARLY and PDL:
         gdc_wait()
     # Of a request without tokens (padding of a graph) split 0 writes zeros.
@@ -121,14 +122,14 @@ def _decode_rotated_kernel(
     if EARLY:
         maximum, total, acc = add_tile(q, k0, v0, seen0[None, :], maximum, total, acc, scale, soft_cap, SOFT_CAP, True)
     if first < cached:  # not so for most splits of a short context, which are spared a pipeline's beginning and end
+        if SPLIT:
+            pages = page_numbers(table_ptr, first, lo, cached, PAGE, TOKENS)
         for t in tl.range(first, cached, TOKENS, num_stages=STAGES):
             k, v, _, seen = read_tile(kv_ptr, pages, t, lo, cached, BLOCK, VALUES, D, DP, PAGE, TOKENS, True)
             pages = page_numbers(table_ptr, t + TOKENS, lo, cached, PAGE, TOKENS)
             maximum, total, acc = add_tile(q, k, v, seen[None, :], maximum, total, acc, scale, soft_cap, SOFT_CAP, True)
     total = tl.where(seq_len > 0, total, 1.0)
-    place = token * HQ + head
-    if SPLIT:
-        place = (row * HQ + head) * tl.num_programs(2) + split
+    place = (row * HQ + head) * tl.num_programs(2) + split if SPLIT else token * HQ + head
     write_sums(out_ptr, partial_ptr, weight_ptr, maximum, total, acc, place, rows < GROUP, is_real, d, D, SPLIT)
 
 

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import import_module
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -27,7 +28,9 @@ from torch import Tensor
 
 Grid = tuple[int, ...]
 
-# What a block of `compiling_in_threads` gathers, by kernel and arguments.
+_LAUNCHER = attrgetter("run")  # of a compiled kernel, which makes it when it is first asked for
+
+# What `start` of `compiling_in_threads` gathers, by kernel and arguments.
 _wanted: ContextVar[dict[str, Callable[[], object]] | None] = ContextVar("_wanted", default=None)
 
 
@@ -57,29 +60,52 @@ def gpu_traits(device: torch.device) -> GpuTraits:
 
 
 @contextmanager
-def compiling_in_threads() -> Iterator[None]:
-    """What is started in this block on tensors without memory is compiled at its end, side by side, and each once.
+def compiling_in_threads(start: Callable[[], None]) -> Iterator[None]:
+    """While this block runs, what `start` starts on tensors without memory is compiled side by side, each kernel once.
 
     Layers and steps start the same kernels again and again. They are gathered first, as threads that compile would slow
-    down the one that gathers; most of the compiler works without the interpreter's lock.
+    down the one that gathers; most of the compiler works without the interpreter's lock. A kernel that the block starts
+    is waited for, and no other. At the end of the block all are there.
     """
     triton = import_module("triton")
     wanted: dict[str, Callable[[], object]] = {}
     token = _wanted.set(wanted)
     try:
-        yield
+        start()
     finally:
         _wanted.reset(token)
     with ExitStack() as stack:
         if hasattr(triton, "AsyncCompileMode"):
-            threads = stack.enter_context(ThreadPoolExecutor(min(32, len(os.sched_getaffinity(0)))))
+            threads = stack.enter_context(
+                _Compilers(min(32, len(os.sched_getaffinity(0))), torch.cuda.current_device())
+            )
             stack.enter_context(triton.AsyncCompileMode(threads))
         for compile_one in wanted.values():
             compile_one()
+        yield
+
+
+class _Compilers(ThreadPoolExecutor):
+    """Threads that compile kernels and make them ready to be started on a device.
+
+    What hands a kernel its arguments is a program in C. Triton would compile it when the kernel is first started.
+    """
+
+    def __init__(self, num_threads: int, device: int) -> None:
+        super().__init__(num_threads, initializer=torch.cuda.set_device, initargs=(device,))
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return super().submit(_ready, fn, *args, **kwargs)
+
+
+def _ready(compile_one: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    kernel = compile_one(*args, **kwargs)
+    _LAUNCHER(kernel)
+    return kernel
 
 
 def _compile(kernel: Any, grid: Grid, args: tuple[Any, ...], constants: dict[str, Any]) -> None:
-    """Compiles `kernel` for such arguments, now or at the end of the block of `compiling_in_threads`."""
+    """Compiles `kernel` for such arguments, now or with the others of `compiling_in_threads`."""
     compile_one = partial(kernel.warmup, *args, grid=grid, **constants)
     wanted = _wanted.get()
     if wanted is None:

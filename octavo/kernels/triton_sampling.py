@@ -17,10 +17,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from octavo.kernels.triton_launch import launch_dependent, next_power_of_2
+from octavo.kernels.triton_launch import gpu_traits, launch_dependent, next_power_of_2
 from octavo.kernels.triton_layers import overlap
 
 BLOCK = 4096  # logits of one program
+_SMALL_BLOCK = 1024  # where rows are so few that larger blocks would leave processors without one
 _LOWEST = tl.constexpr(-(2**31))
 _DIGITS, _PASSES = tl.constexpr(16), 8
 _BEFORE_ALL = tl.constexpr(-(2**63))
@@ -83,28 +84,34 @@ def best_kernel(best_ptr, token_ptr, NB: tl.constexpr, BNB: tl.constexpr, PDL: t
     tl.store(token_ptr + row, column_of(best_of_blocks(best_ptr, row, NB, BNB)))
 
 
-def num_blocks(vocab_size: int) -> int:
-    return triton.cdiv(vocab_size, BLOCK)
+def num_blocks(vocab_size: int, block: int = BLOCK) -> int:
+    return triton.cdiv(vocab_size, block)
 
 
-def _block_best(logits: Tensor) -> Tensor:
+def _block_best(logits: Tensor, block: int) -> Tensor:
     """[R, blocks] int64: the rank of the largest logit of each block."""
     assert logits.stride(1) == 1
-    (rows, vocab_size), blocks = logits.shape, num_blocks(logits.shape[1])
+    (rows, vocab_size), blocks = logits.shape, num_blocks(logits.shape[1], block)
     best = torch.empty((rows, blocks), dtype=torch.int64, device=logits.device)
     grid = (rows, blocks)
     launch_dependent(
-        block_best_kernel, grid, logits, best, logits.stride(0), V=vocab_size, NB=blocks, B=BLOCK, num_warps=8
+        *(block_best_kernel, grid, logits, best, logits.stride(0)),
+        V=vocab_size,
+        NB=blocks,
+        B=block,
+        num_warps=max(4, block // 512),
     )
     return best
 
 
 def argmax(x: Tensor) -> Tensor:
     """The lowest index of the largest of each row of x [R, V], of any float dtype -> int64 [R]. A NaN is never it."""
-    best = _block_best(x)
-    tokens = torch.empty((x.shape[0],), dtype=torch.int64, device=x.device)
+    rows, vocab_size = x.shape
+    few = rows * num_blocks(vocab_size) < gpu_traits(x.device).num_processors
+    best = _block_best(x, _SMALL_BLOCK if few else BLOCK)
+    tokens = torch.empty((rows,), dtype=torch.int64, device=x.device)
     blocks = best.shape[1]
-    launch_dependent(best_kernel, (x.shape[0],), best, tokens, NB=blocks, BNB=next_power_of_2(blocks), num_warps=1)
+    launch_dependent(best_kernel, (rows,), best, tokens, NB=blocks, BNB=next_power_of_2(blocks), num_warps=1)
     return tokens
 
 
@@ -330,7 +337,7 @@ def sample(
         [R] int64 in [0, V). A NaN has no chance; a row of nothing but NaN or -inf gets some token.
     """
     (rows, vocab_size), device = logits.shape, logits.device
-    best = _block_best(logits)
+    best = _block_best(logits, BLOCK)
     blocks = best.shape[1]
     params = (temperature, min_p, top_k, top_p)
     nothing = torch.full((rows,), _LOWEST.value, dtype=torch.int32, device=device)

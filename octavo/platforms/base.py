@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -51,8 +52,11 @@ class Platform(ABC):
         """Entered around a step: what the device needs of the process while it computes, and only then."""
         return nullcontext()
 
-    def compiling(self) -> AbstractContextManager[None] | None:
-        """Entered to compile kernels, by calling them on tensors without memory; None: nothing is compiled here."""
+    def compiling(self, start: Callable[[], None]) -> AbstractContextManager[None] | None:
+        """Entered to compile kernels beside what the block does: those that `start` calls on tensors without memory.
+
+        None: nothing is compiled here.
+        """
         return None
 
     def probe(self, dtype: torch.dtype) -> MachineRates:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cached_property
 from importlib import import_module
@@ -36,8 +37,8 @@ class CudaPlatform(Platform):
             return torch_ops
         return import_module("octavo.kernels.gpu").GPUKernels(self.device)
 
-    def compiling(self) -> AbstractContextManager[None] | None:
-        return None if self.kernels is torch_ops else compiling_in_threads()
+    def compiling(self, start: Callable[[], None]) -> AbstractContextManager[None] | None:
+        return None if self.kernels is torch_ops else compiling_in_threads(start)
 
     def traits(self) -> DeviceTraits:
         fast = ("bfloat16", "float16", "float32")

@@ -1,4 +1,4 @@
-"""Compiles the kernels of a model's steps before its weights are there, many of them at a time.
+"""Compiles the kernels of a model's steps while the first steps are prepared, many of them at a time.
 
 A kernel in Triton is compiled when it is first started, and takes a quarter of a second to two; a model has some
 dozens. Here a twin of the model without memory takes steps of every kind: what its layers would start is compiled
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 
@@ -26,15 +28,15 @@ logger = get_logger(__name__)
 _DECODE_SIZES = (1, 2, 4, 8, 16, 32, 64)  # requests: each has kernels or tiles of its own
 
 
-@torch.inference_mode()
+@contextmanager
 def compile_ahead(
     config: EngineConfig,
     platform: Platform,
     backend: AttentionBackend,
     groups: tuple[KVGroupSpec, ...],
     block_shape: tuple[int, ...],
-) -> None:
-    """Compile what steps of decoding, of prompts and of both need.
+) -> Iterator[None]:
+    """In this block, and by its end, what steps of decoding, of prompts and of both need is compiled.
 
     A model with quantized weights is left out, and one whose attention is another package's, which takes no tensors
     without memory.
@@ -42,10 +44,26 @@ def compile_ahead(
     Args:
         block_shape: of one layer's KV cache with a single block.
     """
-    compiling = platform.compiling()
+    compiling = platform.compiling(partial(_start_kernels, config, platform, backend, groups, block_shape))
     if compiling is None or config.model.quantization is not None or not backend.compiles_ahead:
+        yield
         return
-    started, nowhere = time.perf_counter(), torch.device("meta")
+    started = time.perf_counter()
+    with compiling:
+        yield
+    logger.info("kernels were compiled, and steps prepared beside them, in %.1f s", time.perf_counter() - started)
+
+
+@torch.inference_mode()
+def _start_kernels(
+    config: EngineConfig,
+    platform: Platform,
+    backend: AttentionBackend,
+    groups: tuple[KVGroupSpec, ...],
+    block_shape: tuple[int, ...],
+) -> None:
+    """Start the kernels of steps of every kind on tensors without memory."""
+    nowhere = torch.device("meta")
     model = build_model(config.model, nowhere)
     attach_kernels(model, platform.kernels)
     attach_attention(model, backend, groups)
@@ -61,27 +79,29 @@ def compile_ahead(
     cache = torch.empty(block_shape, dtype=getattr(torch, config.cache.dtype), device=nowhere)
     forward = Forward(model, backend, groups, [cache] * num_layers, buffers, TokenTable(1, 1, nowhere))
     sampling = platform.kernels.sampling
-    with compiling:
-        for requests, queries in _steps(scheduler.max_num_seqs, scheduler.max_num_batched_tokens):
-            hidden = forward(
-                num_tokens=requests * queries,
-                num_requests=requests,
-                max_query_len=queries,
-                max_seq_len=scheduler.max_model_len,
-                isolated=queries == 1,
-            )
-            logits = model.compute_logits(hidden[:requests])
-            sampling.argmax(logits)
-            sampling.draw_on_device(logits, *(column.tensor[:requests] for column in buffers.draw))
-    logger.info("compiled kernels in %.1f s", time.perf_counter() - started)
+    for num_tokens, num_requests, max_query_len in _steps(scheduler.max_num_seqs, scheduler.max_num_batched_tokens):
+        hidden = forward(
+            num_tokens=num_tokens,
+            num_requests=num_requests,
+            max_query_len=max_query_len,
+            max_seq_len=scheduler.max_model_len,
+            isolated=max_query_len == 1,
+        )
+        logits = model.compute_logits(hidden[:num_requests])
+        sampling.argmax(logits)
+        sampling.draw_on_device(logits, *(column.tensor[:num_requests] for column in buffers.draw))
 
 
-def _steps(max_num_seqs: int, max_num_tokens: int) -> Iterator[tuple[int, int]]:
-    """Numbers of requests and of new tokens of each: decoding, and prompts of one and of several requests."""
-    for requests in _DECODE_SIZES:
-        if requests < max_num_seqs:
-            yield requests, 1
-    yield max_num_seqs, 1
-    for requests in sorted({1, 4, 8, max_num_seqs}):
+def _steps(max_num_seqs: int, max_num_tokens: int) -> Iterator[tuple[int, int, int]]:
+    """Numbers of tokens, of requests, and of the most new tokens of one, in the order in which a start needs them.
+
+    Prompts of one and of several requests, of equal and of any lengths, then decoding.
+    """
+    for requests in sorted({1, 4, 8, max_num_seqs}, reverse=True):
         if (queries := max_num_tokens // requests) > 1 and requests <= max_num_seqs:
-            yield requests, queries
+            yield requests * queries, requests, queries
+            yield requests * queries, requests, requests * queries
+    yield max_num_seqs, max_num_seqs, 1
+    for requests in reversed(_DECODE_SIZES):
+        if requests < max_num_seqs:
+            yield requests, requests, 1

@@ -7,7 +7,7 @@ import gc
 import torch
 from torch import Tensor
 
-from octavo.attention.base import AttentionBackend
+from octavo.attention.base import AttentionBackend, AttentionSpec
 from octavo.attention.cpu_attn import CPUAttentionBackend
 from octavo.attention.select import select_backend
 from octavo.batch import GrammarBitmask, ScheduledBatch
@@ -72,27 +72,29 @@ class Worker:
         ]
         if len({(spec.num_kv_heads, spec.head_dim) for spec in specs}) != 1:
             raise UnsupportedModelError("layers with KV heads of different number or size are not supported yet")
-        kernels = self._platform.kernels
-        backend = select_backend(config.attention.backend, self._platform.attention_backends, specs, device, kernels)
+        backend = select_backend(
+            config.attention.backend, self._platform.attention_backends, specs, device, self._platform.kernels
+        )
         max_model_len = config.scheduler.max_model_len
         groups = group_layers(
             [None if (s.sliding_window or max_model_len) >= max_model_len else s.sliding_window for s in specs]
         )
-        layers_per_group = len(groups[0].layer_ids)
-        shape = backend.kv_cache_shape(
-            1, config.cache.block_size, specs[0].num_kv_heads, specs[0].head_dim, self._cache_dtype
-        )
-        bytes_per_block = layers_per_group * self._cache_dtype.itemsize * torch.Size(shape).numel()
         attach_attention(model, backend, groups)
-        compile_ahead(config, self._platform, backend, groups, shape)
-        activations = self._activations(backend, groups, shape)
+        with compile_ahead(config, self._platform, backend, groups, self._cache_shape(backend, specs[0], 1)):
+            return self._prepare_steps(backend, groups, specs[0])
+
+    def _prepare_steps(
+        self, backend: AttentionBackend, groups: tuple[KVGroupSpec, ...], spec: AttentionSpec
+    ) -> KVCacheLayout:
+        config, model, device = self._config, self.model, self._platform.device
+        max_model_len = config.scheduler.max_model_len
+        block_shape = self._cache_shape(backend, spec, 1)
+        bytes_per_block = len(groups[0].layer_ids) * self._cache_dtype.itemsize * torch.Size(block_shape).numel()
+        activations = self._activations(backend, groups, block_shape)
         plan = plan_memory(self._needs(bytes_per_block, activations), config.cache, config.scheduler, groups)
         logger.info("%s", plan.table())
-        shape = backend.kv_cache_shape(
-            plan.num_blocks, config.cache.block_size, specs[0].num_kv_heads, specs[0].head_dim, self._cache_dtype
-        )
         kv_layout = layout(plan, groups)
-        kv_caches = self._allocate(shape, groups)
+        kv_caches = self._allocate(self._cache_shape(backend, spec, plan.num_blocks), groups)
         scheduler = config.scheduler
         buffers = StepBuffers(
             max_num_tokens=scheduler.max_num_batched_tokens,
@@ -112,10 +114,16 @@ class Worker:
                 vocab_size=config.model.vocab_size,
                 max_num_seqs=scheduler.max_num_seqs,
                 device=device,
-                kernels=kernels.sampling,
+                kernels=self._platform.kernels.sampling,
             ),
         )
         return kv_layout
+
+    def _cache_shape(self, backend: AttentionBackend, spec: AttentionSpec, num_blocks: int) -> tuple[int, ...]:
+        """Of one layer's KV cache."""
+        return backend.kv_cache_shape(
+            num_blocks, self._config.cache.block_size, spec.num_kv_heads, spec.head_dim, self._cache_dtype
+        )
 
     def _graphs(self, forward: Forward) -> list[StepGraph]:
         """The ways to run a step, the fastest first; the last one takes every step."""

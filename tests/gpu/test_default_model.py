@@ -10,32 +10,17 @@ DEFAULT_MODEL_GGUF.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from octavo import LLM, SamplingParams
-from octavo.config import DEFAULT_MODEL
-from octavo.errors import OctavoError
-from octavo.loading.sources import fetch_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 CASES = json.loads(Path(__file__).with_name("default_model_tokens.json").read_text())
 NUM_TOKENS = 32
-
-
-@pytest.fixture(scope="module")
-def gguf() -> str:
-    named = os.environ.get("DEFAULT_MODEL_GGUF")
-    if named:
-        return named
-    try:
-        return str(fetch_model(DEFAULT_MODEL, progress=False))
-    except OctavoError as error:
-        pytest.skip(f"the default model is not there: {error}")
 
 
 @pytest.mark.parametrize(("dtype", "least"), [("float32", 32), ("bfloat16", 30)])

@@ -12,7 +12,7 @@ import torch
 from all_kernels import KERNELS
 from torch import Tensor
 
-from octavo.batch import NewRequest
+from octavo.batch import GrammarBitmask, NewRequest
 from octavo.sampling.sampler import History, Sampler, SamplerOutput
 from octavo.sampling_params import SamplingParams
 
@@ -43,7 +43,11 @@ def new_request(
 
 
 def sample_requests(
-    kernels: Any, logits: Tensor, requests: Sequence[NewRequest], slots: Sequence[int] | None = None
+    kernels: Any,
+    logits: Tensor,
+    requests: Sequence[NewRequest],
+    slots: Sequence[int] | None = None,
+    bitmask: GrammarBitmask | None = None,
 ) -> SamplerOutput:
     """Row i of `logits` is that of requests[i], which sits in slots[i]; unused history is full of token 1."""
     slots = list(range(len(requests))) if slots is None else slots
@@ -60,7 +64,7 @@ def sample_requests(
         num_tokens=np.array([len(r.token_ids) for r in requests], dtype=np.int64),
         num_prompt_tokens=np.array([r.num_prompt_tokens for r in requests], dtype=np.int64),
     )
-    output = sampler.sample(logits.clone(), np.array(slots), history)  # it may change what it is given
+    output = sampler.sample(logits.clone(), np.array(slots), history, bitmask)  # it may change what it is given
     assert output.token_ids.shape == (len(requests),)
     assert output.token_ids.dtype == torch.int64
     return output

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from octavo.batch import NO_TOKEN
+from octavo.batch import NO_TOKEN, GrammarBitmask
 from octavo.sampling.sampler import History, Sampler
 
 V = 300
@@ -229,3 +229,20 @@ def test_history_on_the_device_alone_counts(kernels, request_of):
         token_ids[1, num] = output.token_ids[0]
         chosen.append(output.token_ids.item())
     assert chosen == [30, 32]
+
+
+@pytest.mark.parametrize("temperature", [0, 1.5])
+def test_what_a_grammar_and_constraints_leave_nothing_of_is_told(sample, request_of, temperature):
+    """Whatever id such a row gets, which by chance may be one that the grammar allows and the request does not."""
+    allowed = [[37], [8, 37], [37, 4], *[[37]] * 37]
+    words = np.full((40, -(-V // 32)), -1, np.int32)
+    words[:, 1] = ~(1 << 5)  # all ids but 37
+    words[1] = 0
+    words[1, 0] = 1 << 8  # 8 alone
+    bitmask = GrammarBitmask(rows=np.arange(40), words=words)
+    requests = [
+        request_of([1], seed=i, temperature=temperature, allowed_token_ids=ids) for i, ids in enumerate([*allowed, [6]])
+    ]
+    output = sample(torch.zeros(41, V), requests, bitmask=bitmask)
+    assert ((output.token_ids >= 0) & (output.token_ids < V)).all()
+    assert output.to_host().token_ids.tolist() == [NO_TOKEN, 8, 4, *[NO_TOKEN] * 37, 6]
