@@ -170,6 +170,24 @@ def test_gates(kernels: CPUKernels, dtype: torch.dtype, half: int, gate: str) ->
 
 
 @every_isa
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_a_row_is_the_same_in_whatever_block(kernels: CPUKernels, num_threads: int) -> None:
+    """Many rows are cut into blocks, by their number and that of the team's members."""
+    team = on_a_team(kernels, num_threads)
+    weight = torch.randn(2 * 50, 64) / 8
+    packed = (
+        team.pack_linear(weight.bfloat16(), None, gate="silu"),
+        team.pack_int8(weight, None),
+        team.pack_blocks([(random_blocks("Q4_1", 100, 64), "Q4_1")], 64, None, gate="silu"),
+    )
+    x = torch.randn(1030, 64).bfloat16()
+    for linear in packed:
+        whole = torch.cat([linear(x[i : i + 10]) for i in range(0, 1030, 10)])
+        for rows in (255, 256, 383, 384, 511, 513, 767, 1020, 1030):
+            assert torch.equal(linear(x[:rows]), whole[:rows]), rows
+
+
+@every_isa
 @every_dtype
 def test_a_sum_with_a_residual_leaves_what_is_beside_it(kernels: CPUKernels, dtype: torch.dtype) -> None:
     weight, bias = torch.randn(50, 64) / 8, torch.randn(50)
