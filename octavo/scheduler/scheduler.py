@@ -14,6 +14,8 @@ from __future__ import annotations
 import bisect
 import time
 from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,25 +42,37 @@ class SchedulerStats:
     num_finished: int = 0
 
 
+class _Row(NamedTuple):
+    """What a step does for one request."""
+
+    context: int  # tokens whose keys it reads
+    num_tokens: int
+    request: Request
+    is_sampled: bool
+
+
 @dataclass(slots=True)
 class _Step:
     """A step while it is decided."""
 
     budget: int  # tokens that are left
-    num_scheduled: dict[str, int] = field(default_factory=dict)
     cached: CachedRequests = field(default_factory=CachedRequests)
     new_requests: list[NewRequest] = field(default_factory=list)
-    sampled: list[Request] = field(default_factory=list)
+    rows: list[_Row] = field(default_factory=list)
 
     def take(self, request: Request, count: int, num_wanted: int) -> None:
         """Compute `count` tokens of the request. They count as done, since steps run in order; the last wanted one has
         the token after it sampled."""
         self.budget -= count
-        self.num_scheduled[request.request_id] = count
         request.num_computed_tokens += count
-        if count == num_wanted:
+        if is_sampled := count == num_wanted:
             request.num_in_flight += 1
-            self.sampled.append(request)
+        self.rows.append(_Row(request.num_computed_tokens, count, request, is_sampled))
+
+    def sorted_rows(self) -> list[_Row]:
+        """The longest context first: kernels start rows in their order, and what starts last had better be short."""
+        self.rows.sort(key=itemgetter(0), reverse=True)
+        return self.rows
 
 
 class Scheduler:
@@ -98,20 +112,22 @@ class Scheduler:
         self._continue_running(step)
         if self.stats.num_preemptions == num_preemptions:
             self._admit(step)
-        if not step.num_scheduled:
+        if not step.rows:
             return None
         self._step_id += 1
-        self._sampled[self._step_id] = step.sampled
+        rows = step.sorted_rows()
+        sampled = [row.request for row in rows if row.is_sampled]
+        self._sampled[self._step_id] = sampled
         released, self._released = self._released, []
         return ScheduledBatch(
             step_id=self._step_id,
             new_requests=step.new_requests,
             cached=step.cached,
-            num_scheduled_tokens=step.num_scheduled,
+            num_scheduled_tokens={row.request.request_id: row.num_tokens for row in rows},
             total_num_scheduled_tokens=self.config.max_num_batched_tokens - step.budget,
-            sampled_request_ids=[request.request_id for request in step.sampled],
+            sampled_request_ids=[request.request_id for request in sampled],
             released_request_ids=released,
-            awaits_bitmask=bool(self._states) and any(r.request_id in self._states for r in step.sampled),
+            awaits_bitmask=bool(self._states) and any(r.request_id in self._states for r in sampled),
         )
 
     def grammar_bitmask(self, batch: ScheduledBatch, vocab_size: int) -> GrammarBitmask | None:

@@ -67,6 +67,29 @@ def test_steps_ahead_take_a_block_at_each_boundary_and_nowhere_else(length: int)
         assert update.new_token_ids == [9]
 
 
+def test_the_longest_context_comes_first() -> None:
+    """Rows and samples have one order, also beside a prompt of which only a part is computed; equals keep theirs."""
+    scheduler = make_scheduler()
+    for request_id, length in (("a", 5), ("b", 20), ("c", 9), ("d", 20)):
+        add(scheduler, request_id, length)
+    batch = scheduled(scheduler)
+    assert list(batch.num_scheduled_tokens.items()) == [("b", 20), ("d", 20), ("c", 9), ("a", 5)]
+    assert batch.sampled_request_ids == ["b", "d", "c", "a"]
+    first = StepOutput(step_id=1, request_ids=["b", "d", "c", "a"], token_ids=[[11], [13], [12], [10]])
+    updates = scheduler.update(batch, first)
+    assert {update.request_id: update.new_token_ids for update in updates} == {
+        "a": [10],
+        "b": [11],
+        "c": [12],
+        "d": [13],
+    }
+    add(scheduler, "e", 63)
+    batch = scheduled(scheduler)
+    assert list(batch.num_scheduled_tokens.items()) == [("e", 60), ("b", 1), ("d", 1), ("c", 1), ("a", 1)]
+    assert batch.sampled_request_ids == ["b", "d", "c", "a"]
+    assert batch.cached.request_ids == ["a", "b", "c", "d"]
+
+
 def test_whoever_finds_no_block_at_a_boundary_takes_the_place_of_the_last() -> None:
     scheduler = make_scheduler(num_blocks=4)
     add(scheduler, "a", 7)
