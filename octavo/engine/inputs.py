@@ -9,9 +9,13 @@ from __future__ import annotations
 import dataclasses
 import random
 import time
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
+
+import numpy as np
 
 from octavo.config import ModelConfig, SchedulerConfig
 from octavo.engine.generation_config import SamplingDefaults
@@ -151,14 +155,20 @@ class InputProcessor:
             )
         if not ids:
             raise InvalidRequestError("the prompt is empty; give at least one token", param="prompt_token_ids")
-        # A set of types is made without Python code for each id; what is not plain integers is looked at one by one.
-        for index, token_id in enumerate(ids if set(map(type, ids)) != {int} else ()):
-            if isinstance(token_id, bool) or not isinstance(token_id, int):
+        try:  # an array takes integers of any kind and nothing else, without Python code for each
+            plain = array("q", ids)
+        except (TypeError, OverflowError):
+            plain = array("q", [-1])
+        numbers = np.frombuffer(plain, np.int64)
+        least, most = numbers.min(), numbers.max()
+        for index, token_id in enumerate(ids if least < 2 else ()):  # True and False pass for 1 and 0
+            if isinstance(token_id, bool) or not isinstance(token_id, Integral):
                 raise InvalidRequestError(
                     f"prompt_token_ids[{index}] must be an integer, got {shown(token_id)}", param="prompt_token_ids"
                 )
-        self._check_vocabulary("prompt_token_ids", ids)
-        return list(ids)
+        if least < 0 or most >= self._model.vocab_size:
+            self._check_vocabulary("prompt_token_ids", ids)
+        return plain.tolist()
 
     def _check_vocabulary(self, name: str, ids: Sequence[int]) -> None:
         if ids and not 0 <= min(ids) <= max(ids) < self._model.vocab_size:

@@ -29,12 +29,14 @@ def inputs() -> InputProcessor:
 
 
 @pytest.mark.parametrize(
-    "given", [[0, 49], (0, 49), range(3, 6), array("i", [7, 8]), deque([1, 2]), [1, Word.HELLO]], ids=repr
+    "given",
+    [[0, 49], (0, 49), range(3, 6), array("i", [7, 8]), deque([1, 2]), [1, Word.HELLO], [np.int64(0), np.uint8(9)]],
+    ids=repr,
 )
 def test_ids_of_any_sequence_are_taken_as_a_list(given: Any, inputs: InputProcessor) -> None:
     prompt = inputs.prompt(given)
     assert prompt.token_ids == list(given)
-    assert type(prompt.token_ids) is list
+    assert {type(prompt.token_ids), *map(type, prompt.token_ids)} == {list, int}
     assert prompt.token_ids is not given
 
 
@@ -48,7 +50,8 @@ def test_ids_of_any_sequence_are_taken_as_a_list(given: Any, inputs: InputProces
         ([[3], [4]], r"prompt_token_ids\[0\] must be an integer, got \[3\]"),
         ([3, None, "x"], r"prompt_token_ids\[1\] must be an integer, got None"),
         ([Word.HELLO, "x"], r"prompt_token_ids\[1\] must be an integer, got 'x'"),
-        ([np.int64(3)], r"prompt_token_ids\[0\] must be an integer"),
+        ([np.float64(3)], r"prompt_token_ids\[0\] must be an integer"),
+        ([2**70, "x"], r"prompt_token_ids\[1\] must be an integer, got 'x'"),
         (array("d", [3.0]), r"prompt_token_ids\[0\] must be an integer, got 3.0"),
         ([3, -1, 4], r"prompt_token_ids holds -1, which is outside the vocabulary \(0 to 49\)"),
         ([3, 50], r"prompt_token_ids holds 50, which is outside the vocabulary \(0 to 49\)"),
