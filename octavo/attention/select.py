@@ -50,22 +50,32 @@ def select_backend(
         name = requested.upper()
         if name not in BACKENDS:
             raise ConfigError(unknown_name("attention_backend", requested, BACKENDS))
-        reason = _declines(name, specs, device, kernels)
-        if reason is not None:
+        backend = _build(name, specs, device, kernels)
+        if isinstance(backend, str):
             raise ConfigError(
-                f"attention_backend {requested!r} can't serve this model: {reason}; leave it out for the best that can "
-                f"(order on {device.type}: {', '.join(order)})"
+                f"attention_backend {requested!r} can't serve this model: {backend}; leave it out for the best that "
+                f"can (order on {device.type}: {', '.join(order)})"
             )
         logger.info("attention backend %s, as asked", name)
-        return BACKENDS[name](specs, kernels)
+        return backend
     reasons: list[str] = []
     for name in order:
-        reason = _declines(name, specs, device, kernels)
-        if reason is None:
+        backend = _build(name, specs, device, kernels)
+        if not isinstance(backend, str):
             logger.info("attention backend %s%s", name, f" ({'; '.join(reasons)})" if reasons else "")
-            return BACKENDS[name](specs, kernels)
-        reasons.append(f"{name} declined: {reason}")
+            return backend
+        reasons.append(f"{name} declined: {backend}")
     raise UnsupportedModelError(f"no attention backend serves this model on {device.type}: {'; '.join(reasons)}")
+
+
+def _build(name: str, specs: Sequence[AttentionSpec], device: torch.device, kernels: object) -> AttentionBackend | str:
+    """The backend, or why it can't serve."""
+    if (reason := _declines(name, specs, device, kernels)) is not None:
+        return reason
+    try:
+        return BACKENDS[name](specs, kernels)
+    except ImportError as error:
+        return f"its package is installed and can't be imported ({error}), as what it needs is missing or does not fit"
 
 
 def _declines(name: str, specs: Sequence[AttentionSpec], device: torch.device, kernels: object) -> str | None:

@@ -101,6 +101,16 @@ def test_every_backend_of_every_platform_exists() -> None:
         assert platform.attention_backends[-1] == "TORCH_SDPA"  # the twin serves what no other does
 
 
+def test_a_package_that_is_broken_declines(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: object, specs: object, kernels: object) -> None:
+        raise ModuleNotFoundError("No module named 'cutlass'")
+
+    monkeypatch.setattr(BACKENDS["TORCH_ATTN"], "__init__", broken)
+    with pytest.raises(ConfigError, match=r"can't be imported \(No module named 'cutlass'\).*order on cpu"):
+        select_backend("TORCH_ATTN", ORDER, [SPEC], CPU, torch_ops)
+    assert select_backend(None, ORDER[1:], [SPEC], CPU, torch_ops).name == "TORCH_SDPA"
+
+
 GPU = torch.device("cuda")
 HALF = replace(SPEC, dtype=torch.bfloat16, kv_cache_dtype=torch.bfloat16, head_dim=128)
 FP8 = {"kv_cache_dtype": torch.float8_e4m3fn}
