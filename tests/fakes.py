@@ -50,6 +50,7 @@ class FakeExecutor(Executor):
         self.batches: list[ScheduledBatch] = []
         self.failed = False
         self.unsampled: dict[int, Future[StepOutput]] = {}
+        self.recordings: list[bool | Exception] = []  # what comes of recording ahead, once for each call
 
     def start(self) -> None: ...
 
@@ -59,6 +60,11 @@ class FakeExecutor(Executor):
         return self.layout
 
     def call(self, method: str) -> list[Any]:
+        if method == "record_ahead":
+            recorded = self.recordings.pop(0) if self.recordings else False
+            if isinstance(recorded, Exception):
+                raise recorded
+            return [recorded]
         assert method == "reset"
         self.rows.clear()
         self.unsampled.clear()

@@ -61,6 +61,7 @@ class EngineLoop:
         self._engine = engine
         self._unfinished: set[str] = set()
         self._num_added = 0
+        self._records = True  # there may be sizes of steps left to record
 
     def run(self) -> None:
         """Until a Stop comes."""
@@ -71,8 +72,7 @@ class EngineLoop:
     def _take_in(self) -> bool:
         """All messages that are there, and while there is nothing to do the next one; False when it was a Stop."""
         while True:
-            message = self._channel.receive(wait=not self._engine.has_unfinished)
-            match message:
+            match self._receive():
                 case Add(requests):
                     self._num_added += len(requests)
                     for request in requests:
@@ -87,6 +87,23 @@ class EngineLoop:
                     return False
                 case _:
                     return True
+
+    def _receive(self) -> Open | Add | Finish | Stop | None:
+        """The next message; None when there is none now, but something to do. While there is not, steps are recorded
+        that would else be recorded in a request's way; a message waits for one of them at most."""
+        while not self._engine.has_unfinished:
+            message = self._channel.receive(wait=not self._records)
+            if message is not None:
+                return message
+            self._records = self._record_ahead()
+        return self._channel.receive(wait=False)
+
+    def _record_ahead(self) -> bool:
+        try:
+            return any(self._engine.collective_rpc("record_ahead"))
+        except Exception as error:
+            logger.exception("sizes of steps are recorded when they are needed, as one failed: %s", error)
+            return False
 
     def _step(self) -> list[RequestUpdate]:
         try:

@@ -1,13 +1,15 @@
 """CapturedPrompt: steps with prompts as CUDA graphs, one for each of some numbers of tokens and of requests.
 
 A step that is smaller than its graph is filled up with tokens that are nobody's and requests that have none; what it
-computes of them, nothing reads. A graph is recorded when it is first needed, while the device runs that very step.
+computes of them, nothing reads. A graph is recorded while the engine has nothing to do, or when it is first needed,
+while the device runs that very step.
 Where a step takes the device longer than Python needs to launch it, nothing is gained, and none is recorded.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -36,12 +38,18 @@ class CapturedPrompt(StepGraph):
         self._sampled_sizes = sizes_up_to(buffers.max_num_seqs)
         self._graphs: dict[tuple[int, int], Graph[Tensor]] = {}
         if self._token_sizes:
-            self._capture_largest()
+            self._capture_empty(self._token_sizes[-1], self._request_sizes[-1])  # the others find room in its memory
+
+    def record_ahead(self) -> bool:
+        sizes = product(self._token_sizes, self._request_sizes)
+        missing = next((size for size in sizes if size not in self._graphs), None)
+        if missing is not None:
+            self._capture_empty(*missing)
+        return missing is not None
 
     @torch.inference_mode()
-    def _capture_largest(self) -> None:
-        """The others find room in its memory."""
-        num_tokens, num_requests = self._token_sizes[-1], self._request_sizes[-1]
+    def _capture_empty(self, num_tokens: int, num_requests: int) -> None:
+        """By way of a step in which all is filling."""
         buffers = self._forward.buffers
         buffers.pad(0, num_tokens, 0, num_requests)
         buffers.pad_sampled(0, num_requests, self._forward.nowhere)

@@ -60,6 +60,10 @@ class ModelRunner:
         sampler = partial(self._sample, inputs, result, slots, history) if len(slots) else None
         return LaunchedStep(output, sampler, awaits_bitmask=batch.awaits_bitmask)
 
+    def record_ahead(self) -> bool:
+        """Get ready for one more size of step, while none is under way. False: there is nothing left to record."""
+        return any(graph.record_ahead() for graph in self._graphs)
+
     def reset(self) -> None:
         """Forget all requests, after a step that failed."""
         for slot in self._rows.clear():

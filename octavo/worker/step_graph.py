@@ -44,6 +44,10 @@ class StepGraph(ABC):
     def run(self, inputs: StepInputs, draw: Draw | None) -> StepResult:
         """Run the step; keys and values go to the cache. `draw` is for graphs that choose; None: logits are wanted."""
 
+    def record_ahead(self) -> bool:
+        """Get ready for one more size of step, while none is under way. False: there is nothing left to record."""
+        return False
+
 
 class Forward:
     """The model's own code with its cache: one call is the forward pass of the step that the buffers hold."""

@@ -163,6 +163,11 @@ class Worker:
         with self._platform.computing():
             return self._platform.probe(self._dtype)
 
+    def record_ahead(self) -> bool:
+        """Get ready for one more size of step, while none is under way. False: there is nothing left to record."""
+        with self._platform.computing():
+            return self.runner.record_ahead()
+
     def reset(self) -> None:
         """Forget all requests, after a step that failed."""
         self.runner.reset()

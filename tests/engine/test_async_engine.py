@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import Future
@@ -52,6 +53,45 @@ def expected(ids: list[int], count: int) -> list[int]:
     for _ in range(count):
         tokens.append(next_token(tokens, 50))
     return tokens[len(ids) :]
+
+
+def test_steps_are_recorded_while_nothing_is_to_do() -> None:
+    """A message waits for one of them at most, and one that fails is the last."""
+    executor = FakeExecutor(LAYOUT)
+    executor.recordings = [True, True, RuntimeError("no memory"), True]
+
+    async def body(engine: AsyncEngine, process: FakeEngineProcess) -> None:
+        while len(executor.recordings) > 1:
+            await asyncio.sleep(0.01)
+        for ids in ([1, 2, 3], [4, 5]):
+            assert await all_ids(generate(engine, ids)) == expected(ids, 8)
+        assert executor.recordings == [True]
+
+    run(body, executor=executor)
+
+
+def test_a_request_comes_between_recordings() -> None:
+    executor = FakeExecutor(LAYOUT)
+    started, go_on = threading.Event(), threading.Event()
+
+    def call(method: str) -> list[Any]:
+        assert method == "record_ahead"
+        started.set()
+        assert go_on.wait(10)
+        return [True]
+
+    executor.call = call  # type: ignore[method-assign]
+
+    async def body(engine: AsyncEngine, process: FakeEngineProcess) -> None:
+        assert await asyncio.to_thread(started.wait, 10)
+        answer = asyncio.ensure_future(all_ids(generate(engine, [1, 2, 3])))
+        await asyncio.sleep(0.05)
+        assert not executor.batches
+        go_on.set()
+        assert await answer == expected([1, 2, 3], 8)
+        executor.call = lambda method: [False]  # type: ignore[method-assign]
+
+    run(body, executor=executor)
 
 
 async def all_ids(outputs: AsyncGenerator[RequestOutput, None], index: int = 0) -> list[int]:

@@ -87,6 +87,16 @@ def test_greedy_tokens_equal_those_of_transformers(name: str, mode: str, make_ll
         assert run(llm, prompts) == expected(name, prompts)
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_steps_recorded_ahead_change_no_token(name: str, make_llm: Callable[..., LLM]) -> None:
+    """As an engine does that has nothing to do."""
+    prompts = mixed_prompts()
+    with make_llm(name, max_num_batched_tokens=256, max_num_seqs=16) as llm:
+        while llm.collective_rpc("record_ahead")[0]:
+            pass
+        assert run(llm, prompts) == expected(name, prompts)
+
+
 @pytest.mark.parametrize("async_scheduling", [False, True])
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma3", "opt"])
 def test_preemption_changes_no_token(name: str, async_scheduling: bool, make_llm: Callable[..., LLM]) -> None:

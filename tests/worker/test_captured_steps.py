@@ -127,6 +127,14 @@ def test_steps_of_fixed_sizes_give_the_same_tokens(name: str, tmp_path: Path, mo
     assert all(count > 0 for count in served.values()), served
     assert pool.recorded > 20
 
+    llm = LLM(folder, **options)
+    recorded = pool.recorded
+    while llm.collective_rpc("record_ahead")[0]:
+        assert pool.recorded == recorded + 1
+        recorded = pool.recorded
+    assert tokens(llm) == expected
+    assert pool.recorded == recorded
+
 
 def test_sizes_leave_little_to_fill() -> None:
     assert sizes_up_to(1) == [1]
@@ -147,7 +155,7 @@ def test_large_models_launch_their_large_steps(monkeypatch: pytest.MonkeyPatch) 
     class Model:
         buffers = Buffers()
 
-    monkeypatch.setattr(CapturedPrompt, "_capture_largest", lambda _: None)
+    monkeypatch.setattr(CapturedPrompt, "_capture_empty", lambda *_: None)
     for billions, most in ((0.5, 8192), (8, 1250), (400, 0)):
         graph = CapturedPrompt(
             Model(),  # type: ignore[arg-type]
