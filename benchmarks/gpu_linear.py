@@ -1,7 +1,7 @@
-"""Linear layers of few tokens against cuBLAS: python benchmarks/gpu_linear.py [--tokens 1,2,4,8,16,64] [--fp8].
+"""Linear layers against cuBLAS: python benchmarks/gpu_linear.py [--tokens 1,2,4,8,16,64,8192] [--fp8].
 
 The shapes are those of Qwen3-0.6B and Llama-3.1-8B in bfloat16, random weights. Each row is one layer with what a
-decode step has around it: a norm before, a gate or a residual after. `cuBLAS` is the product alone, `apart` the
+step has around it: a norm before, a gate or a residual after. `cuBLAS` is the product alone, `apart` the
 product and what stands around it as kernels of their own, `octavo` the layer as `linear` runs it. A figure is the
 median over replays of a CUDA graph that goes through so many copies of the weight that none is left in the L2 cache.
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from octavo.kernels import triton_fp8, triton_layers
 from octavo.kernels.triton_launch import gpu_family
 from octavo.kernels.triton_linear import Gate, Norm, linear
-from octavo.kernels.triton_tiles import choose_fp8_tile, choose_tile
+from octavo.kernels.triton_tiles import choose_fp8_tile, choose_gated_tile, choose_tile
 
 # Name, outputs, inputs, what stands around it.
 LAYERS = [
@@ -89,14 +89,17 @@ def bench(name: str, size: int, k: int, around: str, tokens: int, weight: Tensor
     separate, ours = graph_us(apart, copies), graph_us(fused, copies)
     rate = weight[0].numel() * weight.element_size() / ours / 1e6
     choose = choose_tile if scale is None else choose_fp8_tile
-    tile = choose(gpu_family(device), torch.bfloat16, tokens, size, k, gated=gated)
+    tile: object = choose(gpu_family(device), torch.bfloat16, tokens, size, k, gated=gated)
+    if gated and scale is None and tile is None:
+        processors = torch.cuda.get_device_properties(device).multi_processor_count
+        tile = choose_gated_tile(gpu_family(device), processors, torch.bfloat16, tokens, size)
     row = f"{name:22s} {tokens:3d} {library:9.2f} {separate:9.2f} {ours:9.2f} {rate:6.2f}  {tile or 'library'}"
     print(row, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokens", default="1,2,4,8,16,64")
+    parser.add_argument("--tokens", default="1,2,4,8,16,64,8192")
     parser.add_argument("--fp8", action="store_true")
     args = parser.parse_args()
     tokens, dtype = (

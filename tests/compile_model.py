@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from triton_compile import TARGETS, NoGpu
 
 from octavo.attention.triton_attn import TritonAttentionBackend
 from octavo.config import DeviceTraits, EngineArgs, resolve
-from octavo.kernels import triton_attention, triton_cache, triton_launch, triton_linear, triton_sampling
+from octavo.kernels import triton_attention, triton_cache, triton_gated, triton_launch, triton_linear, triton_sampling
 from octavo.kernels.gpu import GPUKernels
 from octavo.loading.config_reader import read_checkpoint
 from octavo.loading.load import build_model
@@ -68,9 +69,10 @@ class LoadingDriver(NoGpu):
 
 def main(folder: str) -> None:
     target, traits = TARGETS["sm_90"]
+    traits = replace(traits, num_processors=2)  # so that the layers of a tiny model are large
     loading = LoadingDriver(target)
     driver.set_active(loading)
-    for room in (triton_attention, triton_cache, triton_launch, triton_sampling):
+    for room in (triton_attention, triton_cache, triton_gated, triton_launch, triton_linear, triton_sampling):
         vars(room)["gpu_traits"] = lambda device: traits
     for room in (triton_linear, triton_launch):
         vars(room)["gpu_family"] = lambda device: "sm_90"

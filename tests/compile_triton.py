@@ -21,15 +21,17 @@ from triton.backends.compiler import GPUTarget
 from octavo.kernels import (
     triton_bitmask,
     triton_fp8,
+    triton_gated,
     triton_launch,
     triton_layers,
     triton_logprobs,
     triton_penalties,
     triton_sampling,
 )
+from octavo.kernels.triton_gated import gated_linear
 from octavo.kernels.triton_launch import GpuTraits
 from octavo.kernels.triton_linear import Gate, Norm, linear
-from octavo.kernels.triton_tiles import MmaTile, WideTile, choose_fp8_tile, choose_tile
+from octavo.kernels.triton_tiles import MmaTile, WideTile, choose_fp8_tile, choose_gated_tile, choose_tile
 
 
 class NoGPU:
@@ -131,6 +133,9 @@ def linears(family: str) -> None:
             gated = "gate" in fused
             if (tile := choose_tile(family, torch.bfloat16, tokens, size, k, gated=gated)) is not None:
                 linear(empty(tokens, k), empty(rows, k), residual=residual, tile=tile, **fused)
+    for size, k, act in ((3072, 1024, "SILU"), (14336, 4096, "SILU"), (6144, 1152, "GELU_TANH")):
+        if (many := choose_gated_tile(family, 132, torch.bfloat16, 8192, size)) is not None:
+            gated_linear(empty(8192, k), empty(2 * size, k), getattr(triton_layers, act), many)
     for tile in (MmaTile(16, 64, 2, 2, 4), WideTile(64, 64, 2, 4)):
         linear(empty(16, 1024), empty(6144, 1024), gate=silu, tile=tile)
 
@@ -172,7 +177,7 @@ def main(backend: str, arch: str) -> None:
     compiler = Compiler(target, detail="--detail" in sys.argv)
     traits = GpuTraits("hopper" if compiler.dependent else "ampere", 132, compiler.dependent)
     vars(triton_launch)["launch"] = compiler
-    for room in (triton_launch, triton_sampling):
+    for room in (triton_launch, triton_gated, triton_sampling):
         vars(room)["gpu_traits"] = lambda device: traits
     family = f"sm_{arch}" if backend == "cuda" else arch
     steps: list[Callable[[], None]] = [layers, lambda: linears(family), sampling]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +24,21 @@ def skip_without_gpu() -> None:
         pytest.skip("triton is not installed", allow_module_level=True)
     if not INTERPRETED and not torch.cuda.is_available():
         pytest.skip("there is no GPU", allow_module_level=True)
+
+
+def loops_with_numpy_2_4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton 3.6's interpreter makes the bounds of a loop from arrays of one element, which NumPy refuses since 2.4."""
+    if not INTERPRETED:
+        return
+    from triton.runtime import interpreter
+
+    patch = interpreter._patch_lang_tensor
+
+    def patch_index(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch_index)
 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:

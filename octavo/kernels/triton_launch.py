@@ -111,8 +111,20 @@ def _compile(kernel: Any, grid: Grid, args: tuple[Any, ...], constants: dict[str
     if wanted is None:
         compile_one()
     else:
-        what = [arg.dtype if isinstance(arg, Tensor) else arg for arg in args]
+        what = [_kind(arg) for arg in args]
         wanted.setdefault(f"{kernel.fn.__module__}.{kernel.fn.__name__}{what}{constants}", compile_one)
+
+
+def _tensor(arg: Any) -> Tensor:
+    """A tensor, or the one that a tensor descriptor describes."""
+    return arg if isinstance(arg, Tensor) else arg.base
+
+
+def _kind(arg: Any) -> object:
+    """What a kernel is compiled for, of an argument."""
+    if isinstance(arg, Tensor):
+        return arg.dtype
+    return (arg.base.dtype, arg.block_shape) if hasattr(arg, "block_shape") else arg
 
 
 @lru_cache
@@ -137,19 +149,20 @@ def launch(kernel: Any, grid: Grid, *args: Any, **constants: Any) -> None:
     With a first argument without memory the kernel is compiled only.
 
     Args:
+        args: tensors and tensor descriptors, one of them first, and numbers.
         constants: compile-time constants of the kernel, num_warps and num_stages.
     """
     if 0 not in grid:
         options = {"launch_pdl": True} if constants.get("PDL") else {}
-        if args[0].is_meta:
+        if _tensor(args[0]).is_meta:
             _compile(kernel, grid, args, constants | options)
         else:
             kernel[grid](*args, **constants, **options)
 
 
-def launch_dependent(kernel: Any, grid: Grid, x: Tensor, *args: Any, **constants: Any) -> None:
-    """`launch` with `x` as the first argument, and PDL where its device has it."""
-    launch(kernel, grid, x, *args, PDL=gpu_traits(x.device).dependent_launch, **constants)
+def launch_dependent(kernel: Any, grid: Grid, *args: Any, **constants: Any) -> None:
+    """`launch` with PDL where the device of the first argument has it."""
+    launch(kernel, grid, *args, PDL=gpu_traits(_tensor(args[0]).device).dependent_launch, **constants)
 
 
 def next_power_of_2(n: int) -> int:

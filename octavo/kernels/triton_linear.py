@@ -10,7 +10,7 @@ Three kernels, each deterministic: the whole of K belongs to one program, and no
 
 What follows the product is fused into its store: bias, act(gate) * up, the sum with a residual. A weight of 8 bits is
 made as wide as x when it is there, and its rows' scales are applied to the sums. Which kernel with which tile is for
-`triton_tiles` to say; where it has none, cuBLAS or hipBLAS multiplies, or `triton_fp8` in 8 bits.
+`triton_tiles` to say; where it has none, cuBLAS or hipBLAS multiplies, `triton_fp8` in 8 bits, or `triton_gated`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,18 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from octavo.kernels import triton_fp8, triton_layers
-from octavo.kernels.triton_launch import gpu_family, launch_dependent, next_power_of_2
+from octavo.kernels.triton_gated import gated_linear, takes
+from octavo.kernels.triton_launch import gpu_family, gpu_traits, launch_dependent, next_power_of_2
 from octavo.kernels.triton_layers import GELU, GELU_TANH, IDENTITY, SILU, activate
-from octavo.kernels.triton_tiles import FmaTile, MmaTile, Tile, choose_fp8_tile, choose_tile
+from octavo.kernels.triton_tiles import (
+    FmaTile,
+    GatedTile,
+    MmaTile,
+    Tile,
+    choose_fp8_tile,
+    choose_gated_tile,
+    choose_tile,
+)
 
 _ACTIVATIONS = {"": IDENTITY, "silu": SILU, "gelu": GELU, "gelu_tanh": GELU_TANH}
 _NO_NORM, _RMS, _GEMMA_RMS = (tl.constexpr(kind) for kind in range(3))
@@ -351,7 +360,7 @@ def _library(
     residual: Tensor | None,
     out_dtype: torch.dtype,
 ) -> Tensor:
-    """The same by the library's product, with kernels of their own for what stands around it.
+    """The same by the library's product, with kernels of their own for what stands around it; or by `triton_gated`.
 
     The product is added to a residual before it is rounded, in the same launch, where nothing comes between.
     For tensors without memory the library is left alone: to tell a shape torch would load what traces programs, which
@@ -365,14 +374,28 @@ def _library(
         return residual if x.is_meta else residual.addmm_(x, weight.t())
     if plain and out_dtype == torch.float32 != x.dtype and x.is_cuda and torch.version.hip is None:
         return torch.mm(x, weight.t(), out_dtype=torch.float32)
-    if scale is not None:
-        y = triton_fp8.scaled_linear(x, weight, scale, bias, norm=fused)
-    elif x.is_meta:
-        y = x.new_empty(x.shape[0], weight.shape[0])
+    if gate is None:
+        y = _multiplied(x, weight, bias, scale, fused)
+    elif scale is None and bias is None and (tile := _gated_tile(x, weight, gate)) is not None:
+        y = gated_linear(x, weight, _ACTIVATIONS[gate.activation], tile)
     else:
-        y = F.linear(x, weight, bias)
-    if gate is not None:
+        y = _multiplied(x, weight, bias, scale, fused)
         if gate.interleaved:
             y = y.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1)
         y = getattr(triton_layers, f"{gate.activation}_and_mul")(y)
     return y.to(out_dtype) if residual is None else residual.add_(y)
+
+
+def _multiplied(
+    x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor | None, norm: tuple[Tensor, float] | None
+) -> Tensor:
+    if scale is not None:
+        return triton_fp8.scaled_linear(x, weight, scale, bias, norm=norm)
+    return x.new_empty(x.shape[0], weight.shape[0]) if x.is_meta else F.linear(x, weight, bias)
+
+
+def _gated_tile(x: Tensor, weight: Tensor, gate: Gate) -> GatedTile | None:
+    if gate.interleaved or not takes(x, weight):
+        return None
+    processors = gpu_traits(x.device).num_processors
+    return choose_gated_tile(gpu_family(x.device), processors, x.dtype, x.shape[0], weight.shape[0] // 2)

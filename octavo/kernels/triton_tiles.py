@@ -18,6 +18,8 @@ _NARROW = 2048  # outputs up to which cuBLAS leaves bandwidth unused for 3 to 16
 _HEAD = 65536  # outputs from which a layer is a vocabulary
 _FP8_NARROW = 4096  # outputs up to which widened weights are faster than the library's product of 8 bits
 _FMA_TOKENS = 4
+_GATED_TOKENS = 1024  # from which gates and ups are multiplied by a kernel of our own, and the tiles of it ...
+_GATED_ROUNDS = 2.5  # ... that each processor has to have
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,18 @@ class WideTile:
 
 
 Tile = FmaTile | MmaTile | WideTile
+
+
+@dataclass(frozen=True, slots=True)
+class GatedTile:
+    """Tile of `gated_kernel`: `outputs` gates and as many ups of `tokens`; `group` rows of tiles go side by side."""
+
+    tokens: int
+    outputs: int
+    columns: int
+    group: int
+    stages: int
+    warps: int
 
 
 class Size(NamedTuple):
@@ -100,6 +114,20 @@ def choose_fp8_tile(
     if num_tokens == 2 or (num_tokens <= _FMA_TOKENS and outputs <= _NARROW):
         return _fp8_few_tokens(size)
     return _fp8_tensor_cores(size) if num_tokens <= 16 and in_features % 512 == 0 else None
+
+
+def choose_gated_tile(
+    family: str, num_processors: int, dtype: torch.dtype, num_tokens: int, outputs: int
+) -> GatedTile | None:
+    """The tile of a gated layer of many tokens with `outputs` numbers for each; None: the library is faster.
+
+    That is where a last round of tiles would leave much of the GPU idle, and for short K and a few hundred tokens.
+    """
+    tile = GatedTile(tokens=128, outputs=128, columns=64, group=8, stages=3, warps=8)
+    if family != "sm_90" or dtype not in _DTYPES or num_tokens < _GATED_TOKENS:
+        return None
+    num_tiles = -(-num_tokens // tile.tokens) * -(-outputs // tile.outputs)
+    return tile if num_tiles >= _GATED_ROUNDS * num_processors else None
 
 
 def _fp8_one_token(size: Size) -> FmaTile:

@@ -8,16 +8,26 @@ import itertools
 import pytest
 import torch
 from torch import Tensor
-from triton_device import DEVICE, INTERPRETED, poisoned, skip_without_gpu
+from triton_device import DEVICE, INTERPRETED, loops_with_numpy_2_4, poisoned, skip_without_gpu
 
 skip_without_gpu()
 
-from octavo.kernels import triton_tiles  # noqa: E402
+from octavo.kernels import triton_layers, triton_linear, triton_tiles  # noqa: E402
 from octavo.kernels.gpu import GPUKernels  # noqa: E402
 from octavo.kernels.torch_fp8 import round_rows  # noqa: E402
+from octavo.kernels.triton_gated import gated_linear, takes  # noqa: E402
 from octavo.kernels.triton_launch import gpu_family  # noqa: E402
 from octavo.kernels.triton_linear import Gate, Norm, linear  # noqa: E402
-from octavo.kernels.triton_tiles import FmaTile, MmaTile, Size, Tile, WideTile, choose_fp8_tile, choose_tile  # noqa: E402
+from octavo.kernels.triton_tiles import (  # noqa: E402
+    FmaTile,
+    GatedTile,
+    MmaTile,
+    Size,
+    Tile,
+    WideTile,
+    choose_fp8_tile,
+    choose_tile,
+)
 from octavo.layers.base import Kernels  # noqa: E402
 from octavo.quantization.base import LinearKernels  # noqa: E402
 
@@ -33,6 +43,7 @@ ACTIVATIONS = {
 def _setup(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     poisoned(monkeypatch)
+    loops_with_numpy_2_4(monkeypatch)
 
 
 class Case:
@@ -143,6 +154,42 @@ def test_tensor_cores(tile: Tile, tokens: int, size: int, k: int) -> None:
     gated = Case(tokens, size, k, gated=True)
     gated.check(tile, gate=Gate("silu"))
     gated.check(tile, gate=Gate("gelu_tanh", interleaved=True), bias=True, norm=True)
+
+
+GATED_TILES = [GatedTile(128, 128, 64, 8, 3, 8), GatedTile(64, 32, 64, 2, 2, 4)]
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("tile", GATED_TILES[1:] if INTERPRETED else GATED_TILES, ids=str)
+@pytest.mark.parametrize(
+    ("tokens", "size", "k"), [(130, 40, 72)] if INTERPRETED else [(1, 8, 64), (300, 200, 328), (2057, 3072, 1024)]
+)
+def test_gates_of_many_tokens(name: str, tile: GatedTile, tokens: int, size: int, k: int) -> None:
+    """A few tiles and many, with edges in each direction."""
+    case = Case(tokens, size, k, gated=True)
+    assert takes(case.x, case.weight)
+    y = gated_linear(case.x, case.weight, getattr(triton_layers, name.upper()), tile)
+    expected = case._expected(False, False, False, Gate(name), False)
+    assert y.dtype is case.x.dtype
+    assert (y.float() - expected).norm() / expected.norm() < 6e-3
+    torch.testing.assert_close(y.float(), expected, rtol=2e-2, atol=1e-2 * expected.abs().max().item())
+
+
+@pytest.mark.skipif(INTERPRETED or gpu_family(DEVICE) != "sm_90", reason="needs the copy engine of Hopper")
+@pytest.mark.parametrize("gate", EVERY_GATE, ids=str)
+def test_layers_with_gates_are_the_same_with_many_tokens(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel is chosen where it serves, and what it does not serve is left to the library."""
+    served = not gate.interleaved
+    used: list[int] = []
+    monkeypatch.setattr(triton_linear, "gated_linear", lambda x, *rest: used.append(len(x)) or gated_linear(x, *rest))
+    case = Case(1500, 4096, 264, gated=True)
+    case.check(None, gate=gate, norm=True)
+    case.check(None, gate=gate, norm=True, residual=True)
+    assert used == [1500, 1500] * served
+    case.check(None, gate=gate, bias=True)
+    Case(1500, 4100, 264, gated=True).check(None, gate=gate)  # rows of the result begin anywhere
+    Case(1000, 4096, 264, gated=True).check(None, gate=gate)
+    assert used == [1500, 1500] * served
 
 
 FP8_LAYERS = [(1, 33, 512, False), (1, 16, 1024, True), (2, 12, 4096, True), (3, 16, 1536, False), (8, 16, 512, True)]

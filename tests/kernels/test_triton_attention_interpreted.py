@@ -10,16 +10,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any
 
 import pytest
 import torch
 from paged_case import Heads, PagedCase, rotated_both_ways, through_backend
 from torch import Tensor
+from triton_device import INTERPRETED, loops_with_numpy_2_4
 
 from octavo.attention.triton_attn import TritonAttentionBackend
-
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 inside = pytest.mark.skipif(not INTERPRETED, reason="runs in a process of its own, see the first test of this file")
 
@@ -33,19 +31,8 @@ def test_in_the_interpreter() -> None:
 
 
 @pytest.fixture(autouse=True)
-def loops_with_numpy_2_4(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton 3.6 makes the bounds of a loop from arrays of one element, which NumPy refuses since 2.4."""
-    if not INTERPRETED:
-        return
-    from triton.runtime import interpreter
-
-    patch = interpreter._patch_lang_tensor
-
-    def patch_index(tensor: Any, scope: Any) -> None:
-        patch(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
-
-    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch_index)
+def _loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    loops_with_numpy_2_4(monkeypatch)
 
 
 def attend(case: PagedCase, *, num_splits: int = 0) -> Tensor:
