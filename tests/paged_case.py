@@ -108,6 +108,8 @@ class PagedCase:
             "num_kv_heads": heads.num_kv_heads,
             "head_dim": heads.head_dim,
             "dtype": heads.dtype,
+            "cache_dtype": heads.cache_dtype,
+            "soft_cap": heads.soft_cap,
             "sliding_window": heads.sliding_window,
         }
 

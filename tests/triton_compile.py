@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -21,10 +22,10 @@ from octavo.kernels import (
     triton_attention_rotated,
     triton_cache,
 )
-from octavo.kernels.triton_launch import GpuTraits
+from octavo.kernels.triton_launch import GpuTraits, knows_gluon
 
 TARGETS = {
-    "sm_90": (GPUTarget("cuda", 90, 32), GpuTraits("hopper", 132, True)),
+    "sm_90": (GPUTarget("cuda", 90, 32), GpuTraits("hopper", 132, True, knows_gluon())),
     "sm_80": (GPUTarget("cuda", 80, 32), GpuTraits("ampere", 108, False)),
     "gfx942": (GPUTarget("hip", "gfx942", 64), GpuTraits("amd", 304, False)),
     "gfx90a": (GPUTarget("hip", "gfx90a", 64), GpuTraits("amd", 104, False)),
@@ -88,6 +89,8 @@ def compile_attention(
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
         dtype=dtype,
+        cache_dtype=cache_dtype,
+        soft_cap=soft_cap,
         sliding_window=sliding_window,
     )
     triton_attention.paged_attention(
@@ -157,6 +160,10 @@ def main(name: str) -> None:
         vars(room)["launch"] = compile_kernel
     for room in (triton_attention, triton_cache):
         vars(room)["gpu_traits"] = lambda device: traits
+    if traits.specialized_warps:
+        vars(import_module("octavo.kernels.gluon_attention_prefill")).update(
+            launch=compile_kernel, gpu_traits=lambda device: traits
+        )
     compile_cache_writes(80)
     compile_rotated(128, [1])
     compile_rotated(80, [1] * 200)
@@ -170,6 +177,8 @@ def main(name: str) -> None:
         compile_cache_writes(128, torch.float8_e4m3fn)
         compile_attention(128, 4, torch.bfloat16, [1], cache_dtype=torch.float8_e4m3fn)
         compile_attention(64, 4, torch.float16, [300, 1], cache_dtype=torch.float8_e4m3fn)
+        compile_attention(128, 5, torch.float16, [3000, 1])
+        compile_rotated(128, [3000])
 
 
 if __name__ == "__main__":

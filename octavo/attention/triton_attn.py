@@ -31,6 +31,8 @@ class TritonAttentionBackend(HeadMajorBackend):
 
     def __init__(self, specs: Sequence[AttentionSpec], kernels: object) -> None:
         super().__init__(specs, kernels)
+        self._cache_dtype = specs[0].kv_cache_dtype
+        self._soft_cap = max(spec.logits_soft_cap or 0.0 for spec in specs)
         self._attention = import_module("octavo.kernels.triton_attention")
 
     @classmethod
@@ -60,6 +62,8 @@ class TritonAttentionBackend(HeadMajorBackend):
                 num_kv_heads=self.num_kv_heads,
                 head_dim=self.head_dim,
                 dtype=self.dtype,
+                cache_dtype=self._cache_dtype,
+                soft_cap=self._soft_cap,
                 sliding_window=sliding_window or 0,
                 isolated=metadata.isolated,
             )

@@ -1,14 +1,15 @@
 """Paged attention on a GPU, for any mix of prompts, chunks of prompts and single tokens: tensors in, tensors out.
 
 This room decides which kernel serves which requests, from numbers that the host knows without asking the device:
-requests with one new token go to the decode kernel, others to the prefill kernel, and each finds its own in the batch.
+requests with one new token go to the decode kernel, others to a prefill kernel, and each finds its own in the batch.
 A step in which all have few new tokens (one, or some that were guessed) is the decode kernel's alone.
 The cache's layout is described in `triton_cache`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -16,7 +17,13 @@ from torch import Tensor
 from octavo.kernels.triton_attention_decode import decode_attention
 from octavo.kernels.triton_attention_prefill import can_rotate, make_tile_map, prefill_attention, tile_queries
 from octavo.kernels.triton_attention_rotated import decode_attention_rotated
-from octavo.kernels.triton_attention_tiles import AttentionTiles, DecodeTile, choose_num_splits, choose_tiles
+from octavo.kernels.triton_attention_tiles import (
+    AttentionTiles,
+    DecodeTile,
+    choose_num_splits,
+    choose_prefill,
+    choose_tiles,
+)
 from octavo.kernels.triton_cache import Rotation, rotary_and_cache_write, rotated_keys_to_cache
 from octavo.kernels.triton_launch import gpu_traits
 from octavo.kernels.triton_softmax import PagedBatch, Scoring
@@ -34,7 +41,7 @@ class AttentionPlan:
     num_splits: int
     early: bool  # the decode kernel reads its first keys before the kernel in front of it is done
     alone: bool  # one new token for each request, and none sees a token that another one writes in this step
-    tile_map: Tensor | None  # int32 [N, 2], of the prefill kernel; None: it is not needed
+    tile_map: Tensor | None  # of the prefill kernel, as `make_tile_map` describes it; None: it is not needed
 
     @property
     def decode_tile(self) -> DecodeTile:
@@ -52,19 +59,26 @@ def plan_attention(
     num_kv_heads: int,
     head_dim: int,
     dtype: torch.dtype,
+    cache_dtype: torch.dtype | None = None,
+    soft_cap: float = 0.0,
     sliding_window: int = 0,
     isolated: bool = False,
     tiles: AttentionTiles | None = None,
 ) -> AttentionPlan:
     """The plan for `num_reqs` requests with `num_tokens` new tokens, at most `max_query_len` each.
 
-    `isolated`: no request sees a token that another one writes in this step.
+    `cache_dtype`: None is `dtype`. `soft_cap`: 0 where no layer has one. `isolated`: no request sees a token that
+    another one writes in this step.
 
     For a CUDA graph `max_seq_len` is the longest context that it will ever see. query_start_loc, int32 [num_reqs + 1],
     is read by a kernel when there is a prompt, and never by the host. `tiles` other than the table's are for tuning.
     """
     traits = gpu_traits(query_start_loc.device)
-    tiles = tiles or choose_tiles(traits, head_dim, dtype)
+    if tiles is None:
+        tiles = choose_tiles(traits, head_dim, dtype)
+        if cache_dtype in (None, dtype) and not soft_cap and not sliding_window:
+            prefill = choose_prefill(traits, tiles, head_dim, dtype, num_tokens * num_heads)
+            tiles = replace(tiles, prefill=prefill)
     few = max_query_len <= MAX_DECODE_QUERIES and max_query_len * (num_heads // num_kv_heads) <= MAX_DECODE_ROWS
     all_alike = num_tokens == num_reqs * max_query_len
     decode_queries = max_query_len if few else 0 if all_alike else 1
@@ -114,10 +128,27 @@ def paged_attention(
     return out
 
 
+def _attend_prompts(
+    out: Tensor,
+    q: Tensor,
+    kv_cache: Tensor,
+    plan: AttentionPlan,
+    batch: PagedBatch,
+    scoring: Scoring,
+    rotation: Rotation | None = None,
+) -> None:
+    """By the kernel for which the plan's map was made."""
+    assert plan.tile_map is not None
+    attend = prefill_attention
+    if plan.tiles.prefill.specialized:  # imported only where it is known that Triton can
+        attend = import_module("octavo.kernels.gluon_attention_prefill").prefill_attention
+    attend(out, q, kv_cache, batch, scoring, plan.tiles.prefill, plan.tile_map, rotation)
+
+
 def _attend(out: Tensor, q: Tensor, kv_cache: Tensor, plan: AttentionPlan, batch: PagedBatch, scoring: Scoring) -> None:
     """Each kernel of the plan fills its rows of `out`."""
     if plan.tile_map is not None:
-        prefill_attention(out, q, kv_cache, batch, scoring, plan.tiles.prefill, plan.tile_map)
+        _attend_prompts(out, q, kv_cache, plan, batch, scoring)
     if plan.decode_queries:
         decode_attention(
             *(out, q, kv_cache, batch, scoring, plan.decode_tile),
@@ -173,7 +204,7 @@ def rotated_attention(
         rotated_keys_to_cache(qkv, kv_cache, rotation, slot_mapping, num_heads=num_heads)
     if plan.tile_map is not None:
         q = qkv[:, : num_heads * head_dim].unflatten(1, (num_heads, head_dim))
-        prefill_attention(out, q, kv_cache, batch, scoring, plan.tiles.prefill, plan.tile_map, rotation)
+        _attend_prompts(out, q, kv_cache, plan, batch, scoring, rotation)
     if plan.decode_queries:
         decode_attention_rotated(
             *(out, qkv, kv_cache, batch, scoring, plan.decode_tile),

@@ -32,7 +32,10 @@ from octavo.kernels.triton_softmax import (
 def _tile_map_kernel(
     map_ptr, starts_ptr, num_reqs, num_tiles, QUERIES: tl.constexpr, SHORT: tl.constexpr, STEP: tl.constexpr
 ):  # fmt: skip
-    """Program (request): lists its tiles behind those of the requests before it; the last one ends the list with -1."""
+    """Program (request): lists its tiles behind those of the requests before it; the last one ends the list with -1.
+
+    Behind the list it puts the zeros from which a kernel counts.
+    """
     request = tl.program_id(0)
     at = request * 0
     for first in tl.range(0, request, STEP):
@@ -50,6 +53,7 @@ def _tile_map_kernel(
         for first in tl.range(at + own, num_tiles, STEP):
             i = first + tl.arange(0, STEP)
             tl.store(map_ptr + i * 2, -1, mask=i < num_tiles)
+        tl.store(map_ptr + num_tiles * 2 + tl.arange(0, 2), 0)
 
 
 @triton.jit
@@ -149,14 +153,15 @@ def tile_queries(tile: PrefillTile, num_heads: int, num_kv_heads: int) -> int:
 
 
 def make_tile_map(query_start_loc: Tensor, num_reqs: int, num_tokens: int, num_queries: int, num_short: int) -> Tensor:
-    """int32 [N, 2]: which request, and which `num_queries` of its queries; -1 where the list has ended.
+    """int32 [N + 1, 2]: which request, and which `num_queries` of its queries; -1 where the list has ended.
 
     N is the most tiles that `num_tokens` new tokens of `num_reqs` requests can need. Requests with at most `num_short`
-    new tokens have none.
+    new tokens have none. The last row is zeros, from which a kernel counts what its programs have taken, and those that
+    are done; it leaves zeros there.
     """
     num_long = min(num_reqs, num_tokens // (num_short + 1))  # each has at most one tile that is not full
     num_tiles = num_tokens // num_queries + num_long
-    tile_map = torch.empty(num_tiles, 2, dtype=torch.int32, device=query_start_loc.device)
+    tile_map = torch.empty(num_tiles + 1, 2, dtype=torch.int32, device=query_start_loc.device)
     args = (tile_map, query_start_loc, num_reqs, num_tiles)
     launch(
         _tile_map_kernel,
@@ -188,7 +193,7 @@ def prefill_attention(
     num_kv_heads, page = kv_cache.shape[2:4]
     launch(
         _prefill_kernel,
-        (num_kv_heads * tile_map.shape[0],),
+        (num_kv_heads * (tile_map.shape[0] - 1),),
         *(out, q, kv_cache, *batch.arguments(), tile_map),
         *((q, q) if rotation is None else (rotation.cos, rotation.sin)),
         *(q if rotation is None or rotation.norms is None else rotation.norms[0],),

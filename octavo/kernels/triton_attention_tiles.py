@@ -1,8 +1,9 @@
 """Tile sizes of the Triton attention kernels, by head size and family of GPU: a table, so nothing is tuned at start.
 
 The row for head size 128 of `hopper` follows measurements of these kernels on an H100. The others are derived from it,
-by keeping the bytes of a tile, and compile without spilled registers; they were not measured. A tuning script hands
-other tiles to the kernels. Knows no kernel, and is imported without Triton.
+by keeping the bytes of a tile, and compile without spilled registers; they were not measured. The tile of the kernel
+with specialized warps was. A tuning script hands other tiles to the kernels. Knows no kernel, and is imported without
+Triton.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class PrefillTile:
     tokens: int
     num_warps: int
     stages: int
+    specialized: bool = False  # by the kernel of `gluon_attention_prefill`, whose warps each do one job
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,9 @@ _TABLE: dict[str, dict[int, tuple[DecodeTile, DecodeTile, PrefillTile]]] = {
     },
 }
 
+SPECIALIZED = PrefillTile(128, 128, 4, 2, specialized=True)
+SPECIALIZED_HEAD_DIM = 128
+
 
 def choose_tiles(traits: GpuTraits, head_dim: int, dtype: torch.dtype) -> AttentionTiles:
     """The table's choice for heads of `head_dim` (at most 256) of `dtype`."""
@@ -76,6 +81,19 @@ def choose_tiles(traits: GpuTraits, head_dim: int, dtype: torch.dtype) -> Attent
         split, whole = (replace(tile, tokens=max(16, tile.tokens // 2), stages=2) for tile in (split, whole))
         prefill = PrefillTile(32, 16, 8, 2)
     return AttentionTiles(split, whole, prefill, PROGRAMS_PER_PROCESSOR * traits.num_processors)
+
+
+def choose_prefill(
+    traits: GpuTraits, tiles: AttentionTiles, head_dim: int, dtype: torch.dtype, num_rows: int
+) -> PrefillTile:
+    """The tile for prompts of `num_rows` pairs of a query and a head, in layers without a window or a soft cap.
+
+    A program with specialized warps has a processor for itself. With fewer programs than processors smaller tiles, of
+    which there are more, are better.
+    """
+    served = traits.specialized_warps and head_dim == SPECIALIZED_HEAD_DIM and dtype.itemsize == 2
+    enough = num_rows >= SPECIALIZED.rows * traits.num_processors
+    return SPECIALIZED if served and enough else tiles.prefill
 
 
 def choose_num_splits(tiles: AttentionTiles, num_programs: int, max_tokens: int) -> int:

@@ -41,6 +41,7 @@ class GpuTraits:
     family: str  # "hopper": warp-group products and 200 KB of shared memory; "ampere": other NVIDIA; "amd"
     num_processors: int  # streaming multiprocessors, compute units
     dependent_launch: bool
+    specialized_warps: bool = False  # Hopper, and a Triton that `knows_gluon`
 
 
 @lru_cache
@@ -56,7 +57,13 @@ def gpu_traits(device: torch.device) -> GpuTraits:
         return GpuTraits("amd", properties.multi_processor_count, False)
     # 9: Hopper, 10: Blackwell for data centres. Blackwell's other GPUs (12) have 100 KB of shared memory.
     family = "hopper" if properties.major in (9, 10) else "ampere"
-    return GpuTraits(family, properties.multi_processor_count, properties.major >= 9)
+    specialized_warps = properties.major == 9 and knows_gluon()
+    return GpuTraits(family, properties.multi_processor_count, properties.major >= 9, specialized_warps)
+
+
+def knows_gluon() -> bool:
+    """Whether `gluon_*` are written in this Triton's Gluon, an experiment whose interface changes between versions."""
+    return str(import_module("triton").__version__).startswith("3.6.")
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from octavo.worker.step_graph import Forward
 logger = get_logger(__name__)
 
 _DECODE_SIZES = (1, 2, 4, 8, 16, 32, 64)  # requests: each has kernels or tiles of its own
+_SHORT_PROMPT = 64  # tokens: attention has another kernel where there are few queries
 
 
 @contextmanager
@@ -95,12 +96,16 @@ def _start_kernels(
 def _steps(max_num_seqs: int, max_num_tokens: int) -> Iterator[tuple[int, int, int]]:
     """Numbers of tokens, of requests, and of the most new tokens of one, in the order in which a start needs them.
 
-    Prompts of one and of several requests, of equal and of any lengths, then decoding.
+    Prompts of one and of several requests, of equal and of any lengths, short ones too, then decoding.
     """
     for requests in sorted({1, 4, 8, max_num_seqs}, reverse=True):
         if (queries := max_num_tokens // requests) > 1 and requests <= max_num_seqs:
             yield requests * queries, requests, queries
             yield requests * queries, requests, requests * queries
+    if max_num_tokens > _SHORT_PROMPT:
+        yield _SHORT_PROMPT, 1, _SHORT_PROMPT
+        if max_num_seqs > 1:
+            yield _SHORT_PROMPT + 1, 2, _SHORT_PROMPT
     yield max_num_seqs, max_num_seqs, 1
     for requests in reversed(_DECODE_SIZES):
         if requests < max_num_seqs:

@@ -12,8 +12,15 @@ from paged_case import Heads, PagedCase, rotated_both_ways, through_backend
 from torch import Tensor
 
 from octavo.attention.triton_attn import TritonAttentionBackend
+from octavo.kernels.triton_attention_tiles import SPECIALIZED, AttentionTiles, choose_tiles
+from octavo.kernels.triton_launch import gpu_traits
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+
+specialized = pytest.mark.skipif(
+    not (torch.cuda.is_available() and gpu_traits(torch.device("cuda")).specialized_warps),
+    reason="needs a Hopper GPU, and Triton 3.6",
+)
 
 BOUNDS = {torch.float32: 2e-5, torch.float16: 8e-3, torch.bfloat16: 3e-2}
 
@@ -66,6 +73,76 @@ def test_decode(heads: Heads) -> None:
 @pytest.mark.parametrize("heads", LAYERS.values(), ids=LAYERS)
 def test_prompts_chunks_and_single_tokens(heads: Heads) -> None:
     check(PagedCase(heads, MIXED, "cuda"))
+
+
+SERVED = {
+    name: heads
+    for name, heads in {**LAYERS, "not-causal": Heads(head_dim=128, dtype=torch.bfloat16, causal=False)}.items()
+    if heads.head_dim == 128 and heads.dtype.itemsize == 2
+}
+
+
+def specialized_tiles(heads: Heads) -> AttentionTiles:
+    """For batches of any size, which otherwise have this kernel from some size on."""
+    return replace(choose_tiles(gpu_traits(torch.device("cuda")), 128, heads.dtype), prefill=SPECIALIZED)
+
+
+@specialized
+@pytest.mark.parametrize("heads", SERVED.values(), ids=SERVED)
+def test_specialized_warps(heads: Heads) -> None:
+    tiles = specialized_tiles(heads)
+    check(PagedCase(heads, MIXED, "cuda", padding=1), tiles=tiles)
+    check(
+        PagedCase(heads, [(0, 9), (0, 127), (1, 128), (127, 129), (128, 255), (3000, 600), (0, 2048)], "cuda"),
+        tiles=tiles,
+    )
+    check(PagedCase(heads, [(37 * i % 300, 9 + 53 * i % 150) for i in range(200)], "cuda"), tiles=tiles)
+
+
+@specialized
+@pytest.mark.parametrize("heads", [heads for heads in SERVED.values() if heads.causal])
+@pytest.mark.parametrize("normed", [False, True])
+def test_specialized_warps_rotate(heads: Heads, normed: bool) -> None:
+    case = PagedCase(heads, [*MIXED, (100, 1000)], "cuda", padding=1)
+    ours, apart = rotated_both_ways(case, specialized_tiles(heads), normed=normed, alone=False)
+    assert ours[0].isfinite().all()
+    assert (ours[0].float() - apart[0].float()).abs().max() < BOUNDS[heads.dtype]
+
+
+@specialized
+def test_specialized_warps_serve_large_batches_of_plain_layers() -> None:
+    from octavo.kernels.triton_attention import plan_attention
+
+    def chosen(heads: Heads, lengths: list[tuple[int, int]]) -> bool:
+        case = PagedCase(heads, lengths, "cuda")
+        return plan_attention(case.batch["query_start_loc"], **case.plan_arguments()).tiles.prefill.specialized
+
+    large, plain = [(0, 3000), (50, 3000)], Heads(head_dim=128, dtype=torch.bfloat16, scale=0.09)
+    assert chosen(plain, large)
+    check(PagedCase(plain, large, "cuda"))
+    assert not chosen(plain, [(0, 300)])
+    for other in (
+        {"sliding_window": 100},
+        {"soft_cap": 30.0},
+        {"dtype": torch.float32},
+        {"kv_cache_dtype": torch.float8_e4m3fn},
+        {"head_dim": 64},
+    ):
+        assert not chosen(replace(plain, **other), large)
+
+
+@specialized
+def test_a_plan_of_specialized_warps_serves_layer_after_layer() -> None:
+    """Programs are taken from a list, which each launch leaves as it found it."""
+    from octavo.kernels.triton_attention import paged_attention, plan_attention
+
+    heads = SERVED["head-128"]
+    case = PagedCase(heads, [(0, 1000), (300, 200), (0, 1)] * 20, "cuda")
+    plan = plan_attention(case.batch["query_start_loc"], **case.plan_arguments(), tiles=specialized_tiles(heads))
+    first, *others = (paged_attention(case.q, case.kv_cache, plan, **case.batch, **case.scoring()) for _ in range(10))
+    assert all(torch.equal(out, first) for out in others)
+    assert plan.tile_map is not None
+    assert plan.tile_map[-1].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("heads", [LAYERS["head-128"], LAYERS["group-14-2"], LAYERS["window"]])

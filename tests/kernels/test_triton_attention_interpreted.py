@@ -130,7 +130,8 @@ def test_a_map_of_tiles_lists_each_query_once() -> None:
     counts = torch.randint(1, 40, (300,), generator=torch.Generator().manual_seed(0))
     counts[::3] = 1
     starts = torch.cat([torch.zeros(1), counts.cumsum(0)]).int()
-    found = make_tile_map(starts, 300, int(starts[-1]), 8, 1).tolist()
+    *found, counters = make_tile_map(starts, 300, int(starts[-1]), 8, 1).tolist()
+    assert counters == [0, 0]
     end = found.index(next(entry for entry in found if entry[0] == -1))
     assert all(request == -1 for request, _ in found[end:])
     assert found[:end] == [
