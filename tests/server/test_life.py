@@ -9,7 +9,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,10 @@ def body(max_tokens: int = 8, **fields: Any) -> dict[str, Any]:
     return {**prompt, "return_token_ids": True, **fields}
 
 
-def complete(server: RealServer, max_tokens: int = 8, **fields: Any) -> httpx.Response:
-    return httpx.post(f"{server.url}/v1/completions", json=body(max_tokens, **fields), timeout=60)
+def complete(
+    server: RealServer, max_tokens: int = 8, post: Callable[..., httpx.Response] = httpx.post, **fields: Any
+) -> httpx.Response:
+    return post(f"{server.url}/v1/completions", json=body(max_tokens, **fields), timeout=60)
 
 
 def num_octavo_directories() -> int:
@@ -167,11 +169,12 @@ def test_unix_socket(arguments: list[str], tmp_path: Path) -> None:
 
 def test_sigterm_lets_running_requests_finish(arguments: list[str]) -> None:
     before = num_octavo_directories()
-    with RealServer(*arguments) as server, ThreadPoolExecutor(8) as pool:
+    # One client, made beforehand: of eight that are made meanwhile the first would be done before the last one asks.
+    with RealServer(*arguments) as server, ThreadPoolExecutor(8) as pool, httpx.Client() as client:
         server.wait_until_ready()
         engine = server.engine()
-        answers = [pool.submit(complete, server, 200, n=8, stream=bool(i % 2)) for i in range(8)]
-        wait_for(lambda: httpx.get(f"{server.url}/load").json()["server_load"] == 8)
+        answers = [pool.submit(complete, server, 200, client.post, n=8, stream=bool(i % 2)) for i in range(8)]
+        wait_for(lambda: client.get(f"{server.url}/load").json()["server_load"] == 8)
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
         for index, answer in enumerate(answers):
