@@ -1,7 +1,7 @@
 // Matrices in the order in which the kernels read them, in memory of their own.
 #pragma once
 #include "kernels.h"
-#include "pages.h"
+#include "weight_memory.h"
 
 namespace octavo {
 
@@ -17,7 +17,7 @@ class Packed {
 
  private:
   PackedMatrix matrix_;
-  Pages memory_;
+  WeightMemory memory_;
 };
 
 }  // namespace octavo

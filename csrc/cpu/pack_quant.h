@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "kernels.h"
-#include "pages.h"
+#include "weight_memory.h"
 
 namespace octavo {
 
@@ -38,7 +38,7 @@ class QuantPacked {
   const Type* how_;
   QuantMatrix matrix_;
   size_t source_row_bytes_;
-  Pages memory_;
+  WeightMemory memory_;
 };
 
 }  // namespace octavo

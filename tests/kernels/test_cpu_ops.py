@@ -8,9 +8,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psutil
 import pytest
 import torch
-from all_kernels import CPP_KERNELS, needs_cpp_kernels
+from all_kernels import BEST_KERNELS, CPP_KERNELS, needs_cpp_kernels
 from gguf_blocks import quantize_q8_0, random_blocks
 from torch import Tensor
 
@@ -141,6 +142,24 @@ def test_linear_of_odd_sizes(kernels: CPUKernels, dtype: torch.dtype, n: int, k:
     for rows in (0, 1, 2, 7, 9, 257):
         x = rows_apart(rows, k, dtype)
         close(linear(x), x.float() @ weight.float().T + bias.float())
+
+
+def test_packed_matrices_share_memory_and_outlive_each_other() -> None:
+    """Small ones, and one that has memory of its own; what they had is given back with the last."""
+    process = psutil.Process()
+    sizes = [(33 + 40 * i, 64 + 8 * i) for i in range(60)] + [(10_000, 1000)]
+    weights = [torch.randn(size) / size[1] ** 0.5 for size in sizes]
+    inputs = [torch.randn(2, weight.shape[1]) for weight in weights]
+    expected = [x @ weight.T for x, weight in zip(inputs, weights, strict=True)]  # and torch has the memory it needs
+    before = process.memory_info().rss
+    linears = [BEST_KERNELS.pack_linear(weight, None) for weight in weights]
+    held = process.memory_info().rss - before
+    assert held >= sum(weight.nbytes for weight in weights)
+    del linears[::2]
+    for linear, x, y in zip(linears, inputs[1::2], expected[1::2], strict=True):
+        close(linear(x), y)
+    del linear, linears
+    assert process.memory_info().rss - before < held / 4
 
 
 @every_isa
