@@ -144,21 +144,27 @@ def test_linear_of_odd_sizes(kernels: CPUKernels, dtype: torch.dtype, n: int, k:
         close(linear(x), x.float() @ weight.float().T + bias.float())
 
 
-def test_packed_matrices_share_memory_and_outlive_each_other() -> None:
-    """Small ones, and one that has memory of its own; what they had is given back with the last."""
-    process = psutil.Process()
-    sizes = [(33 + 40 * i, 64 + 8 * i) for i in range(60)] + [(10_000, 1000)]
-    weights = [torch.randn(size) / size[1] ** 0.5 for size in sizes]
-    inputs = [torch.randn(2, weight.shape[1]) for weight in weights]
-    expected = [x @ weight.T for x, weight in zip(inputs, weights, strict=True)]  # and torch has the memory it needs
+def weights_of_many_sizes() -> list[Tensor]:
+    """Small ones, which share memory when they are packed, and one that has its own."""
+    return [torch.randn(33 + 40 * i, 64 + 8 * i) / (64 + 8 * i) ** 0.5 for i in range(60)] + [torch.randn(10_000, 1000)]
+
+
+def test_packed_matrices_outlive_each_other() -> None:
+    weights = weights_of_many_sizes()
+    linears = [BEST_KERNELS.pack_linear(weight, None) for weight in weights]
+    del linears[::2]
+    for linear, weight in zip(linears, weights[1::2], strict=True):
+        x = torch.randn(2, weight.shape[1])
+        close(linear(x), x @ weight.T)
+
+
+def test_memory_of_packed_matrices_is_given_back() -> None:
+    weights, process = weights_of_many_sizes(), psutil.Process()
     before = process.memory_info().rss
     linears = [BEST_KERNELS.pack_linear(weight, None) for weight in weights]
     held = process.memory_info().rss - before
     assert held >= sum(weight.nbytes for weight in weights)
-    del linears[::2]
-    for linear, x, y in zip(linears, inputs[1::2], expected[1::2], strict=True):
-        close(linear(x), y)
-    del linear, linears
+    del linears
     assert process.memory_info().rss - before < held / 4
 
 
